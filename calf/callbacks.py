@@ -1,0 +1,173 @@
+"""What a run leaves on disk while it goes on: history, status, branch trace, predictions, pictures."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from calf.data.restore import write_mask
+from calf.data.store import write_text
+from calf.losses.calf import BRANCHES
+from calf.pictures import overlay, slices_to_show
+
+if TYPE_CHECKING:
+    from calf.module import Segmenter
+    from calf.runfolder import RunFolder
+
+STATUS_EVERY_S = 2.0
+
+
+class History(pl.Callback):
+    """``history.csv``, one row an epoch, and ``status.json``, what the run is doing now."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self.started = self.reported = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+    def _report(self, trainer: pl.Trainer, batch: int) -> None:
+        self.reported = time.monotonic()
+        if trainer.is_global_zero:
+            scores = {name: value for name, value in (self.rows[-1] if self.rows else {}).items() if name.startswith("val/")}
+            share = batch / max(int(trainer.num_training_batches), 1)
+            self.folder.write_status(
+                "running", epoch=trainer.current_epoch + share, epochs=trainer.max_epochs, step=trainer.global_step, val=scores
+            )
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()
+        self._report(trainer, 0)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if time.monotonic() - self.reported > STATUS_EVERY_S:
+            self._report(trainer, batch_idx + 1)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Segmenter) -> None:  # type: ignore[override]
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **pl_module.train_scores(), **scores}
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["seconds"] = time.perf_counter() - self.started
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            write_text(self.folder.history, pd.DataFrame(self.rows).to_csv(index=False))
+
+
+class BranchTrace(pl.Callback):
+    """``branches.csv``: which branch a conditional loss took at each step, with the skewness and kurtosis that chose it,
+    and ``branch_histogram.csv``, how often each was taken.
+
+    Watches every part of the loss that has ``last_branch``, ``last_skewness`` and ``last_kurtosis``; a step whose loss decides
+    several times (regions, channels) has as many rows. Values stay on the device until the epoch ends.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.done: list[Tensor] = []
+        self.epoch: list[Tensor] = []
+        self.steps = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": torch.cat(self.done) if self.done else torch.empty(0, 5), "steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.done, self.steps = [state_dict["done"]], state_dict["steps"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Segmenter) -> None:  # type: ignore[override]
+        self.watched = [part for part in pl_module.loss.modules() if hasattr(part, "last_branch")]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.epoch = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        for part in self.watched:
+            values = (part.last_branch, part.last_skewness, part.last_kurtosis)
+            self.epoch.append(torch.stack([torch.as_tensor(value).reshape(-1).float() for value in values], dim=1))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.epoch:
+            return
+        for number, values in enumerate(self.epoch):
+            step = torch.full((len(values), 1), float(self.steps + number // len(self.watched)))
+            self.done.append(torch.cat([step, torch.arange(len(values)).float()[:, None], values.cpu()], dim=1))
+        self.steps += len(self.epoch) // len(self.watched)
+        if not trainer.is_global_zero:
+            return
+        table = pd.DataFrame(torch.cat(self.done).numpy(), columns=["step", "part", "branch", "skewness", "kurtosis"])
+        table = table.astype({"step": int, "part": int})
+        table["branch"] = [BRANCHES[int(branch)] for branch in table["branch"]]
+        write_text(self.folder.path / "branches.csv", table.to_csv(index=False))
+        counts = table["branch"].value_counts().reindex(BRANCHES, fill_value=0)
+        histogram = pd.DataFrame({"count": counts, "share": counts / counts.sum()})
+        write_text(self.folder.path / "branch_histogram.csv", histogram.to_csv(index_label="branch"))
+        for logger in trainer.loggers:
+            logger.log_metrics({f"branch/{name}": float(share) for name, share in histogram["share"].items()}, step=trainer.global_step)
+
+
+class Predictions(pl.Callback):
+    """``predictions/<case>.nii.gz``: the tested masks, in the grid of the case's own files, as soon as a case is complete."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.slices: dict[int, list[np.ndarray]] = {}
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.slices = {}
+
+    def on_test_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: Segmenter, outputs: Tensor, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        store = pl_module.data.store
+        for index, mask in zip(batch["slice"].tolist(), outputs.cpu().numpy(), strict=True):
+            number = int(store.case_of_slice[index])
+            collected = self.slices.setdefault(number, [])
+            collected.append(mask)
+            if len(collected) == store.cases[number].grid[0]:
+                write_mask(self.folder.predictions, np.stack(self.slices.pop(number)), store, number)
+
+
+class Pictures(pl.Callback):
+    """``pictures/<case>-<slice>.png``: a fixed handful of validation slices with truth and prediction, after training."""
+
+    def __init__(self, folder: RunFolder, number: int) -> None:
+        self.folder, self.number = folder, number
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: Segmenter) -> None:  # type: ignore[override]
+        if not trainer.is_global_zero:
+            return
+        from calf.data.datamodule import SliceBatches
+        from calf.module import encode_prediction
+
+        store = pl_module.data.store
+        indices = slices_to_show(store, pl_module.data.part("val"), self.number)
+        batch = SliceBatches(store, evaluation=True)[indices]
+        with torch.inference_mode():
+            predicted = encode_prediction(pl_module(batch["image"].to(pl_module.device)), store.target).cpu()
+        pictures, captions = [], []
+        for row, index in enumerate(indices.tolist()):
+            case = store.cases[int(store.case_of_slice[index])]
+            caption = f"{case.id}, slice {store.position[index]}"
+            planes = (batch["image"][row, 0], batch["reference"][row], predicted[row])
+            picture = overlay(*(plane.numpy() for plane in planes), caption=caption)
+            path = self.folder.path / "pictures" / f"{case.id}-{store.position[index]:03d}.png"
+            path.parent.mkdir(exist_ok=True)
+            buffer = io.BytesIO()
+            picture.save(buffer, "png")
+            path.write_bytes(buffer.getvalue())
+            pictures.append(picture)
+            captions.append(caption)
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image("val/overlay", pictures, caption=captions)

@@ -1,0 +1,179 @@
+"""Batches of slices for Lightning: whole uint8 arrays from the store, dealt out by epoch, seed and rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from calf.data.build import StorePlan, open_store, plan_store
+from calf.data.cases import Layout, Target
+from calf.data.prepare import Preparation
+from calf.data.splits import Split, Splitter, stored_split
+from calf.data.store import SliceStore
+
+Batch = dict[str, Tensor]
+
+
+class SliceBatches(Dataset[Batch]):
+    """Indexed by an array of slice numbers, gives the batch at once.
+
+    ``image`` uint8 (B, C, H, W); ``mask`` uint8 (B, H, W), encoded as the store's target says; ``reference`` likewise, in
+    evaluation only; ``box`` int32 (B, 4), where the slice lies in the plane; ``slice`` int64 (B,).
+    """
+
+    def __init__(self, store: SliceStore, evaluation: bool) -> None:
+        self.store = store
+        self.evaluation = evaluation
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> Batch:
+        channels = len(self.store.modalities)
+        planes = torch.from_numpy(self.store.read(indices))
+        batch = {"image": planes[:, :channels], "mask": planes[:, channels], "slice": torch.from_numpy(indices)}
+        if self.evaluation:
+            batch["reference"] = planes[:, -1]
+            batch["box"] = torch.from_numpy(self.store.boxes[indices])
+        return batch
+
+
+class ShuffledBatches(Sampler[NDArray[np.int64]]):
+    """Training order: a permutation of the slices that depends on seed and epoch alone, cut into batches.
+
+    The last, smaller batch is left out (batch statistics of one slice are undefined), unless it is the only one. With
+    several ranks each takes its share of every global batch of ``batch_size`` times ``world_size`` slices.
+    """
+
+    def __init__(self, indices: NDArray[np.int64], batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.indices, self.batch_size, self.seed, self.rank, self.world_size = indices, batch_size, seed, rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch, also after a resume."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return max(1, len(self.indices) // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        order = self.indices[np.random.default_rng([self.seed, self.epoch]).permutation(len(self.indices))]
+        step = self.batch_size * self.world_size
+        for number in range(len(self)):
+            yield order[number * step : (number + 1) * step][self.rank :: self.world_size]
+
+
+class OrderedBatches(Sampler[NDArray[np.int64]]):
+    """Evaluation order: slices as stored. With several ranks each takes whole cases, and no slice is scored twice."""
+
+    def __init__(self, indices: NDArray[np.int64], batch_size: int) -> None:
+        self.batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        return iter(self.batches)
+
+
+class SliceData(pl.LightningDataModule):
+    """A data set, prepared, split and dealt out as batches of slices.
+
+    Args:
+        layout: how the data set lies on disk.
+        target: the name of what is segmented, one of ``layout.targets``.
+        preparation: how volumes become slices.
+        split: which patients train, validate and test.
+        fold: the fold of ``split``, where it has folds.
+        seed: of the order of the training batches.
+        batch_size: slices a step and device.
+        stores_dir: where prepared data are kept.
+        skip_bad_cases: go on without the cases that cannot be read.
+        workers: processes that prepare; None: one a core.
+        name: what the store is called on disk.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        target: str,
+        preparation: Preparation,
+        split: Splitter,
+        fold: int | None,
+        seed: int,
+        batch_size: int,
+        stores_dir: str,
+        skip_bad_cases: bool = False,
+        workers: int | None = None,
+        name: str = "dataset",
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"dataset.batch_size is at least 1; got {batch_size}")
+        self.layout, self.target_name, self.preparation, self.splitter = layout, target, preparation, split
+        self.fold, self.seed, self.batch_size = fold, seed, batch_size
+        self.stores_dir, self.skip_bad_cases, self.workers, self.name = Path(stores_dir), skip_bad_cases, workers, name
+
+    @cached_property
+    def plan(self) -> StorePlan:
+        """What the store will hold; lists and digests the input files."""
+        return plan_store(self.name, self.layout, self.target_name, self.preparation, self.stores_dir)
+
+    @cached_property
+    def store(self) -> SliceStore:
+        """The prepared data, built first where they are missing."""
+        return open_store(self.plan, self.skip_bad_cases, self.workers)
+
+    @cached_property
+    def division(self) -> Split:
+        """The patients of each part."""
+        patients = sorted({case.patient for case in self.store.cases})
+        return stored_split(self.splitter, patients, self.fold, self.store.folder / "splits")
+
+    @property
+    def target(self) -> Target:
+        """What is segmented."""
+        return self.store.target
+
+    def part(self, name: str) -> NDArray[np.int64]:
+        """Slice numbers of ``train``, ``val`` or ``test``."""
+        return self.store.slices_of(set(getattr(self.division, name)))
+
+    def check(self) -> None:
+        """Raise a ValueError where training or choosing a checkpoint could not mean anything."""
+        for name in ("train", "val"):
+            areas = self.store.areas[self.part(name)].sum(axis=0)
+            if missing := [label for label, area in zip(self.target.names, areas.tolist(), strict=True) if area == 0]:
+                raise ValueError(
+                    f"no slice of the {name} part shows {', '.join(missing)}: "
+                    + ("nothing can be learnt" if name == "train" else "no checkpoint can be chosen by it")
+                    + ". Take another split (dataset.split.seed, fold) or target."
+                )
+
+    def _loader(self, sampler: Sampler[NDArray[np.int64]], evaluation: bool) -> DataLoader[Batch]:
+        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(SliceBatches(self.store, evaluation), sampler=sampler, batch_size=None, pin_memory=pin)
+
+    @property
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(ShuffledBatches(self.part("train"), self.batch_size, self.seed, *self._rank), evaluation=False)
+
+    def _in_order(self, name: str) -> DataLoader[Batch]:
+        rank, world_size = self._rank
+        indices = self.part(name)
+        _, number = np.unique(self.store.case_of_slice[indices], return_inverse=True)
+        return self._loader(OrderedBatches(indices[number % world_size == rank], self.batch_size), evaluation=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._in_order("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._in_order("test")

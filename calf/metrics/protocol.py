@@ -1,0 +1,204 @@
+"""From counts of slices to the rows of ``cases.csv``: per case, or pooled over batches as the CALF authors did.
+
+Rows are long-form, one a case, class and metric. Metrics that need whole volumes (surface distances in mm, lesion counts)
+become further rows of the same columns, concatenated to these by whoever holds the volumes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from calf.metrics.scores import METRICS, POOLED, Counts, Floats, case_scores, pooled_scores
+
+RUN_COLUMNS = ("protocol", "dataset", "split", "fold", "seed", "model", "loss")
+ROW_COLUMNS = ("case", "patient", "class", "metric", "value", "status", "reference_volume_mm3", "predicted_volume_mm3")
+CASE_COLUMNS = RUN_COLUMNS + ROW_COLUMNS
+
+Slices = npt.NDArray[np.int64]
+Number = TypeVar("Number", np.int64, np.float64)
+
+
+class Protocol(ABC):
+    """How counts of slices become scores; the unit that is scored is a case or a batch."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What tables call it; scores of different names are never averaged together."""
+
+    @abstractmethod
+    def rows(
+        self,
+        slice_index: npt.ArrayLike,
+        counts: npt.ArrayLike,
+        slices: pd.DataFrame,
+        cases: pd.DataFrame,
+        names: tuple[str, ...],
+    ) -> pd.DataFrame:
+        """One row a unit, class and metric, sorted by unit.
+
+        Args:
+            slice_index: ``(N,)`` numbers of the scored slices, each once, in any order.
+            counts: ``(N, len(names), 4)`` tp, fp, fn, tn of each slice, as ``calf.metrics.overlap.count_slices`` gives.
+            slices: one row a slice, indexed by its number, with the column ``case``; may hold slices that are not scored.
+            cases: one row a case, indexed by its id, with the columns ``patient`` and ``voxel_volume_mm3``.
+            names: the classes or regions, in the order of the counts.
+
+        Returns:
+            The columns ``ROW_COLUMNS``; value is NaN where a score is undefined, volumes are in mm3.
+
+        Raises:
+            ValueError: a slice given twice or unknown, counts of another shape, or a unit without any valid voxel.
+        """
+
+    def summarise(self, rows: pd.DataFrame) -> dict[str, float]:
+        """One number a metric: the mean over units of each class, then the mean over classes.
+
+        Undefined values are left out; a class for which a score is undefined in every unit is left out of the mean over
+        classes. A metric that is defined nowhere is NaN, which says that nothing could be scored, neither good nor bad:
+        whoever picks a checkpoint by it has to treat NaN as worse than any number.
+        """
+        per_class = rows.groupby(["metric", "class"], sort=False)["value"].mean()
+        return {str(metric): float(value) for metric, value in per_class.groupby("metric", sort=False).mean().items()}
+
+
+class PerCase:
+    """Each case is scored once, from the counts of all its slices together, under ``calf.metrics.scores.EMPTY_RULE``."""
+
+    name: ClassVar[str] = "per_case"
+
+    def rows(
+        self, slice_index: Slices, counts: Counts, slices: pd.DataFrame, cases: pd.DataFrame, names: tuple[str, ...]
+    ) -> pd.DataFrame:
+        """One row a case, class and metric, sorted by case.
+
+        Args:
+            slice_index: ``(N,)`` numbers of the scored slices, each once, in any order.
+            counts: ``(N, len(names), 4)`` tp, fp, fn, tn of each slice, as ``calf.metrics.overlap.count_slices`` gives.
+            slices: one row a slice, indexed by its number, with the column ``case``; may hold slices that are not scored.
+            cases: one row a case, indexed by its id, with the columns ``patient`` and ``voxel_volume_mm3``.
+            names: the classes or regions, in the order of the counts.
+
+        Returns:
+            The columns ``ROW_COLUMNS``; value is NaN where the empty rule leaves a score undefined, volumes are in mm3.
+
+        Raises:
+            ValueError: a slice given twice or unknown, counts of another shape, or a case without any valid voxel.
+        """
+        slice_index, counts, case_of = _in_order(slice_index, counts, slices, cases, names)
+        ids, unit = np.unique(case_of, return_inverse=True)
+        pooled = _pool(counts, unit, len(ids))
+        unlabelled = pooled.sum(-1).min(-1) == 0
+        if unlabelled.any():
+            raise ValueError(f"cases {ids[unlabelled].tolist()} have no valid voxel to score: leave them out of the split")
+        values, status = case_scores(pooled)
+        volume_mm3 = cases.loc[ids, "voxel_volume_mm3"].to_numpy(float)[:, None, None] * pooled
+        return _long(ids, cases.loc[ids, "patient"].to_numpy(), names, values, status, volume_mm3)
+
+
+class Paper:
+    """Scores pooled over batches of shuffled slices, an empty denominator scoring 1: the protocol of the CALF authors.
+
+    Their published number is the mean over batches, the last and smaller one included, each weighing the same; the unit is
+    the batch, so it is no score of an image or a patient and never stands in one table with ``per_case``. Averaged over
+    ranks of a shuffled distributed sampler there, over one shuffled sequence here. https://arxiv.org/abs/2504.04458.
+
+    Args:
+        batch_size: slices a batch; 1 gives the mean over slices of the authors' table per modality.
+        shuffle_seed: seed of the order in which slices fall into batches.
+    """
+
+    def __init__(self, batch_size: int = 32, shuffle_seed: int = 12345) -> None:
+        if batch_size < 1:
+            raise ValueError(f"protocol.batch_size: expected a positive number of slices, got {batch_size}")
+        self.batch_size = batch_size
+        self.shuffle_seed = shuffle_seed
+
+    @property
+    def name(self) -> str:
+        """``paper``; batches of another size than 32 give other numbers and so carry it in their name."""
+        return "paper" if self.batch_size == 32 else f"paper_batch{self.batch_size}"
+
+    def rows(
+        self, slice_index: Slices, counts: Counts, slices: pd.DataFrame, cases: pd.DataFrame, names: tuple[str, ...]
+    ) -> pd.DataFrame:
+        """One row a batch, class and metric; ``case`` is ``batch-0007``, ``patient`` empty, ``status`` ``pooled``.
+
+        Arguments and columns are those of ``PerCase.rows``, and so are the errors, but that already a slice without any valid
+        voxel is refused (the authors have none). No value is NaN.
+        """
+        slice_index, counts, case_of = _in_order(slice_index, counts, slices, cases, names)
+        if (unlabelled := counts.sum(-1).min(-1) == 0).any():
+            raise ValueError(
+                f"slices {slice_index[unlabelled][:10].tolist()} have no valid voxel: score them with protocol=per_case"
+            )
+        order = np.random.default_rng(self.shuffle_seed).permutation(len(slice_index))
+        unit = np.empty(len(order), dtype=np.int64)
+        unit[order] = np.arange(len(order)) // self.batch_size
+        num_batches = int(unit.max()) + 1
+        values = pooled_scores(_pool(counts, unit, num_batches))
+        status = np.full(values.shape[:2], POOLED)
+        volume_mm3 = _pool(cases.loc[case_of, "voxel_volume_mm3"].to_numpy(float)[:, None, None] * counts, unit, num_batches)
+        ids = np.array([f"batch-{number:04d}" for number in range(num_batches)])
+        return _long(ids, np.full(num_batches, ""), names, values, status, volume_mm3)
+
+
+def _in_order(
+    slice_index: Slices, counts: Counts, slices: pd.DataFrame, cases: pd.DataFrame, names: tuple[str, ...]
+) -> tuple[Slices, Counts, npt.NDArray[np.object_]]:
+    """Slice numbers in ascending order, their counts, and the case each belongs to, after checking all three."""
+    slice_index, counts = np.asarray(slice_index), np.asarray(counts)
+    if counts.shape != (len(slice_index), len(names), 4) or not len(slice_index):
+        raise ValueError(f"expected counts of {len(slice_index)} > 0 slices x {len(names)} classes x 4, got {counts.shape}")
+    order = np.argsort(slice_index, kind="stable")
+    slice_index, counts = slice_index[order], counts[order]
+    if (twice := slice_index[1:][slice_index[1:] == slice_index[:-1]]).size:
+        raise ValueError(f"each slice is scored once, got slices {twice[:10].tolist()} more than once")
+    position = slices.index.get_indexer(slice_index)
+    if (position < 0).any():
+        raise ValueError(f"slices {slice_index[position < 0][:10].tolist()} are not in the table of slices")
+    case_of = slices["case"].to_numpy(object)[position]
+    if unknown := sorted(set(case_of) - set(cases.index)):
+        raise ValueError(f"cases {unknown[:10]} have slices but are not in the table of cases")
+    return slice_index, counts, case_of
+
+
+def _pool(counts: npt.NDArray[Number], unit: npt.NDArray[np.int64], num_units: int) -> npt.NDArray[Number]:
+    """Sum ``(N, C, 4)`` over the slices of each unit: ``(num_units, C, 4)`` of the same dtype."""
+    pooled = np.zeros((num_units, *counts.shape[1:]), counts.dtype)
+    np.add.at(pooled, unit, counts)
+    return pooled
+
+
+def _long(
+    ids: npt.NDArray[np.object_] | npt.NDArray[np.str_],
+    patients: npt.NDArray[np.object_] | npt.NDArray[np.str_],
+    names: tuple[str, ...],
+    values: Floats,
+    status: npt.NDArray[np.str_],
+    volume_mm3: Floats,
+) -> pd.DataFrame:
+    """Rows in the order unit, class, metric; ``values (U, C, M)``, ``status (U, C)``, ``volume_mm3 (U, C, 4)``."""
+    num_units, num_names, num_metrics = values.shape
+    tp, fp, fn, _ = np.moveaxis(volume_mm3, -1, 0)
+    rows = pd.DataFrame(
+        {
+            "case": np.repeat(ids, num_names * num_metrics),
+            "patient": np.repeat(patients, num_names * num_metrics),
+            "class": np.tile(np.repeat(names, num_metrics), num_units),
+            "metric": np.tile(METRICS, num_units * num_names),
+            "value": values.reshape(-1),
+            "status": np.repeat(status.reshape(-1), num_metrics),
+            "reference_volume_mm3": np.repeat((tp + fn).reshape(-1), num_metrics),
+            "predicted_volume_mm3": np.repeat((tp + fp).reshape(-1), num_metrics),
+        },
+        columns=list(ROW_COLUMNS),
+    )
+    assert len(rows) == num_units * len(names) * len(METRICS)
+    assert not rows.duplicated(["case", "class", "metric"]).any()
+    return rows

@@ -1,0 +1,118 @@
+"""Overlap scores from voxel counts, and the one place where it is decided what an empty mask scores.
+
+Every function takes counts of shape ``(..., 4)``: true positive, false positive, false negative and true negative voxels
+(any integer dtype) and gives float64 of shape ``(...)``. A plain score of an empty denominator is NaN; what that means is
+settled by ``case_scores`` (one case at a time) or ``pooled_scores`` (the authors' batches). Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+OK = "ok"
+MISSED = "missed"
+FALSE_POSITIVE = "false_positive"
+TRUE_NEGATIVE = "true_negative"
+POOLED = "pooled"
+STATUSES = (OK, MISSED, FALSE_POSITIVE, TRUE_NEGATIVE, POOLED)
+
+EMPTY_RULE = (
+    "A case whose reference and prediction are both empty is counted as a true negative, one whose reference alone is empty as "
+    "a false positive (its predicted volume is in cases.csv); Dice, IoU, sensitivity and precision are undefined for both and "
+    "left out of their means. A case whose prediction alone is empty is a miss: it scores 0 in these four and always counts. "
+    "Specificity is undefined only without a negative voxel; MAE and accuracy are always defined."
+)
+POOLED_RULE = "A score whose denominator is empty over a whole batch counts 1."
+
+
+def _ratio(numerator: Counts, denominator: Counts) -> Floats:
+    empty = denominator == 0
+    return np.where(empty, np.nan, numerator / np.where(empty, 1, denominator))
+
+
+def dice(counts: Counts) -> Floats:
+    """``2 TP / (2 TP + FP + FN)``."""
+    tp, fp, fn, _ = np.moveaxis(counts, -1, 0)
+    return _ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def iou(counts: Counts) -> Floats:
+    """``TP / (TP + FP + FN)``, the Jaccard index."""
+    tp, fp, fn, _ = np.moveaxis(counts, -1, 0)
+    return _ratio(tp, tp + fp + fn)
+
+
+def sensitivity(counts: Counts) -> Floats:
+    """``TP / (TP + FN)``, the share of the reference that was found (recall)."""
+    tp, _, fn, _ = np.moveaxis(counts, -1, 0)
+    return _ratio(tp, tp + fn)
+
+
+def specificity(counts: Counts) -> Floats:
+    """``TN / (TN + FP)``; near 1 for every method when the foreground is small."""
+    _, fp, _, tn = np.moveaxis(counts, -1, 0)
+    return _ratio(tn, tn + fp)
+
+
+def precision(counts: Counts) -> Floats:
+    """``TP / (TP + FP)``, the share of the prediction that is right."""
+    tp, fp, _, _ = np.moveaxis(counts, -1, 0)
+    return _ratio(tp, tp + fp)
+
+
+def mae(counts: Counts) -> Floats:
+    """``(FP + FN) / all``: the mean absolute error of the binary mask, that is the share of wrong voxels."""
+    tp, fp, fn, tn = np.moveaxis(counts, -1, 0)
+    return _ratio(fp + fn, tp + fp + fn + tn)
+
+
+def accuracy(counts: Counts) -> Floats:
+    """``(TP + TN) / all``, which is ``1 - mae``."""
+    tp, fp, fn, tn = np.moveaxis(counts, -1, 0)
+    return _ratio(tp + tn, tp + fp + fn + tn)
+
+
+SCORES: dict[str, Callable[[Counts], Floats]] = {
+    score.__name__: score for score in (dice, iou, sensitivity, specificity, precision, mae, accuracy)
+}
+METRICS = tuple(SCORES)
+LOWER_IS_BETTER = frozenset({"mae"})
+FOREGROUND_ONLY = np.isin(METRICS, ["dice", "iou", "sensitivity", "precision"])
+
+
+def case_status(counts: Counts) -> npt.NDArray[np.str_]:
+    """Which branch of the empty rule each case takes: ``ok``, ``missed``, ``false_positive`` or ``true_negative``."""
+    tp, fp, fn, _ = np.moveaxis(counts, -1, 0)
+    no_reference, no_prediction = tp + fn == 0, tp + fp == 0
+    return np.select(
+        [no_reference & no_prediction, no_reference, no_prediction], [TRUE_NEGATIVE, FALSE_POSITIVE, MISSED], default=OK
+    )
+
+
+def case_scores(counts: Counts) -> tuple[Floats, npt.NDArray[np.str_]]:
+    """Every score of every case under ``EMPTY_RULE``, and the branch of the rule that was taken.
+
+    ``counts``: ``(..., 4)``, summed over a whole case. Returns values ``(..., len(METRICS))``, NaN where a score is
+    undefined, and status ``(...)``.
+    """
+    status = case_status(counts)
+    values = np.stack([score(counts) for score in SCORES.values()], axis=-1)
+    undefined = (status == TRUE_NEGATIVE) | (status == FALSE_POSITIVE)
+    values[undefined[..., None] & FOREGROUND_ONLY] = np.nan
+    values[(status == MISSED)[..., None] & FOREGROUND_ONLY] = 0.0
+    return values, status
+
+
+def pooled_scores(counts: Counts) -> Floats:
+    """Every score of every pool of voxels, an empty denominator scoring 1: the rule of the ``paper`` protocol.
+
+    ``counts``: ``(..., 4)``, summed over a batch of slices. Returns ``(..., len(METRICS))`` without NaN.
+    """
+    values = np.stack([score(counts) for score in SCORES.values()], axis=-1)
+    return np.nan_to_num(values, nan=1.0)

@@ -1,0 +1,173 @@
+"""Segmenter, the one LightningModule: any network, any loss, 2-D or 3-D, binary, multi-class or multi-label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from calf.data.cases import Target
+from calf.metrics.overlap import SliceCounts, count_slices
+from calf.metrics.protocol import Paper, PerCase, summarise
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from calf.data.datamodule import Batch, SliceData
+
+
+def decode_mask(mask: Tensor, target: Target) -> Tensor:
+    """Stored masks uint8 (B, *S) as the loss wants them: class indices int64 (B, *S), or channels float32 (B, C, *S)."""
+    if target.exclusive:
+        return mask.long()
+    if len(target.names) == 1:
+        return mask.unsqueeze(1).float()
+    bits = torch.arange(len(target.names), device=mask.device, dtype=torch.uint8)
+    return ((mask.unsqueeze(1) >> bits.view(1, -1, *[1] * (mask.ndim - 1))) & 1).float()
+
+
+def foreground(mask: Tensor, target: Target) -> Tensor:
+    """Stored masks uint8 (B, *S) as one boolean channel for each target name: (B, names, *S)."""
+    if not target.exclusive:
+        return decode_mask(mask, target).bool()
+    return torch.stack([mask == value + 1 for value in range(len(target.names))], dim=1)
+
+
+def encode_prediction(logits: Tensor, target: Target) -> Tensor:
+    """Logits (B, C, *S) as a mask in the store's encoding, uint8 (B, *S): the likeliest class, or every logit above 0."""
+    if target.exclusive:
+        return logits.argmax(dim=1).to(torch.uint8)
+    positive = (logits > 0).to(torch.uint8)
+    bits = torch.arange(len(target.names), device=logits.device, dtype=torch.uint8)
+    return (positive << bits.view(1, -1, *[1] * (logits.ndim - 2))).sum(dim=1, dtype=torch.uint8)
+
+
+def inside(box: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boolean (B, H, W), true within each slice's box (B, 4): what lies outside is padding and is not scored."""
+    rows, columns = (torch.arange(length, device=box.device) for length in size)
+    in_rows = (rows >= box[:, 0:1]) & (rows < box[:, 1:2])
+    in_columns = (columns >= box[:, 2:3]) & (columns < box[:, 3:4])
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+class Segmenter(pl.LightningModule):
+    """Trains ``network`` with ``loss`` and scores it by ``protocol``.
+
+    Nothing of a batch is read back to the host within a training step: the loss and the counts of the epoch are summed on
+    the device and read when the epoch ends, and the logger is given a step's loss every ``log_every_n_steps``.
+
+    Args:
+        network: images (B, C, H, W) in [0, 1] to logits (B, ``target.num_channels``, H, W).
+        loss: the contract of ``calf.losses.contract``.
+        optimizer: called with the network's and the loss's parameters.
+        scheduler: called with the optimizer; stepped once an epoch.
+        target: what is segmented.
+        protocol: turns counts of slices into scores, for validation as for the test.
+        seed: with the epoch, seeds every random choice of a training epoch, so that a resumed run repeats it.
+        channels_last: memory format of the batches.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        target: Target,
+        protocol: PerCase | Paper,
+        seed: int = 0,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.target, self.protocol, self.seed = target, protocol, seed
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.counts = SliceCounts()
+        self.test_rows: pd.DataFrame | None = None
+        self.register_buffer("epoch_loss", torch.zeros(()), persistent=False)
+        self.register_buffer("epoch_counts", torch.zeros(len(target.names), 4, dtype=torch.int64), persistent=False)
+        self.epoch_steps = 0
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of stored images, uint8 (B, C, H, W)."""
+        return self.network((image.float() / 255).contiguous(memory_format=self.memory_format))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer([*self.network.parameters(), *self.loss.parameters()])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "epoch"}}
+
+    @property
+    def data(self) -> SliceData:
+        """The data module of the running trainer."""
+        return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]
+
+    def on_fit_start(self) -> None:
+        if hasattr(self.loss, "observe_dataset"):
+            areas = self.data.store.areas[self.data.part("train")]
+            self.loss.observe_dataset(torch.from_numpy(areas).float().to(self.device))
+
+    def on_train_epoch_start(self) -> None:
+        # the epoch's dropout and the like follow from seed and epoch alone, so that it is the same after a resume
+        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 65_537 + self.global_rank)
+        self.epoch_loss.zero_()
+        self.epoch_counts.zero_()
+        self.epoch_steps = 0
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        logits = self(batch["image"])
+        loss: Tensor = self.loss(logits, decode_mask(batch["mask"], self.target))
+        with torch.no_grad():
+            predicted = foreground(encode_prediction(logits, self.target), self.target)
+            self.epoch_counts += count_slices(predicted, foreground(batch["mask"], self.target)).sum(dim=0)
+            self.epoch_loss += loss.detach()
+        self.epoch_steps += 1
+        if self.logger is not None and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.logger.log_metrics({"train/loss_of_step": float(loss.detach())}, step=self.global_step)
+        return loss
+
+    def train_scores(self) -> dict[str, float]:
+        """Mean loss and pooled Dice of the epoch's training batches, over all ranks."""
+        reduce = self.trainer.strategy.reduce
+        loss = float(reduce(self.epoch_loss / max(self.epoch_steps, 1), reduce_op="mean"))
+        tp, fp, fn, _ = reduce(self.epoch_counts.sum(dim=0), reduce_op="sum").tolist()
+        return {"train/loss": loss, "train/dice": 2 * tp / max(2 * tp + fp + fn, 1)}
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict(self.train_scores(), sync_dist=False)
+
+    def _count(self, batch: Batch) -> Tensor:
+        """Count a batch of slices; returns the predicted masks, uint8 (B, H, W)."""
+        predicted = encode_prediction(self(batch["image"]), self.target)
+        truth = batch["reference"]
+        valid = inside(batch["box"], (truth.shape[-2], truth.shape[-1]))
+        counts = count_slices(foreground(predicted, self.target), foreground(truth, self.target), valid)
+        self.counts.update(batch["slice"], counts)
+        return predicted
+
+    def _rows(self) -> pd.DataFrame:
+        slice_index, counts = self.counts.compute()
+        self.counts.reset()
+        store = self.data.store
+        return self.protocol.rows(slice_index, counts, store.slice_table, store.case_table, self.target.names)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        self._count(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        scores = summarise(self._rows())
+        # every rank has gathered the same counts
+        self.log_dict({f"val/{name}": value for name, value in scores.items()}, rank_zero_only=False, sync_dist=False)
+
+    def test_step(self, batch: Batch, batch_index: int) -> Tensor:
+        return self._count(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.test_rows = self._rows()
+        scores = summarise(self.test_rows)
+        self.log_dict({f"test/{name}": value for name, value in scores.items()}, sync_dist=False)

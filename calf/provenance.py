@@ -1,0 +1,66 @@
+"""What a number came from: fingerprint of the configuration, commit, versions."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+# Keys that cannot change a number: where things lie, what is shown, how many processes prepare.
+RUN_ONLY = (
+    "name",
+    "names",
+    "data_root",
+    "stores_dir",
+    "runs_dir",
+    "logger",
+    "pictures",
+    "save_predictions",
+    "dataset.layout.root",
+    "dataset.stores_dir",
+    "dataset.skip_bad_cases",
+    "dataset.workers",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.log_every_n_steps",
+)
+PACKAGES = ("calf", "torch", "pytorch-lightning", "segmentation-models-pytorch", "monai", "numpy", "scipy", "nibabel")
+
+
+def fingerprint(config: dict[str, Any], store_key: str) -> str:
+    """SHA-256 of the resolved configuration without ``RUN_ONLY`` keys, and of the key of the prepared data."""
+    kept = json.loads(json.dumps(config))
+    for dotted in RUN_ONLY:
+        *parents, last = dotted.split(".")
+        node = kept
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(last, None)
+    return hashlib.sha256(json.dumps([kept, store_key], sort_keys=True).encode()).hexdigest()
+
+
+def commit() -> str | None:
+    """The commit of the source tree, with ``+`` when files differ from it; None outside a git checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        git = ["git", "-C", str(here)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed.strip() else "")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a number depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

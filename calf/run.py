@@ -1,0 +1,223 @@
+"""One run, from the seed to the result. The only caller of Hydra's ``instantiate``."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import resource
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from calf.data.build import StorePlan, open_store, plan_store
+from calf.data.store import write_json, write_text
+from calf.provenance import commit, fingerprint, versions
+from calf.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from calf.data.datamodule import SliceData
+    from calf.module import Segmenter
+
+PRIMARY = "dice"  # chooses the checkpoint on validation data, and is what a sweeper optimises
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run is, known without importing torch: its folder, its names, whether it is done."""
+
+    folder: RunFolder
+    grid: str
+    names: dict[str, str]
+    seed: int
+    fold: int | None
+    fingerprint: str
+    config: dict[str, Any]
+    store: StorePlan
+
+    @property
+    def which(self) -> str:
+        """Seed and fold in words."""
+        return f"seed-{self.seed}" + (f"-fold-{self.fold}" if self.fold is not None else "")
+
+    @property
+    def finished(self) -> bool:
+        return self.folder.finished
+
+    @property
+    def value(self) -> float | None:
+        """The primary metric on the test data, of a finished run."""
+        if not self.finished:
+            return None
+        value = self.folder.result["primary"]["value"]
+        return math.nan if value is None else float(value)
+
+
+def plan(cfg: DictConfig) -> RunPlan:
+    """Say where the run of this configuration lives. Lists and digests its input files; makes the phantom if need be."""
+    names = _names(cfg)
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config.pop("hydra", None)
+    config["names"] = names
+    store = _plan_store(cfg)
+    split = config["dataset"]["split"]
+    inputs = store.key + (hashlib.sha256(Path(split["path"]).read_bytes()).hexdigest() if "path" in split else "")
+    mark = fingerprint(config, inputs)
+    folder = RunFolder.of(Path(cfg.runs_dir) / cfg.name, names, cfg.seed, cfg.fold, mark)
+    return RunPlan(folder, cfg.name, names, cfg.seed, cfg.fold, mark, config, store)
+
+
+def prepare(cfg: DictConfig) -> Path:
+    """Prepare the data of this configuration, where they are not yet; returns the store's folder."""
+    return open_store(_plan_store(cfg), cfg.dataset.skip_bad_cases, cfg.dataset.workers).folder
+
+
+def _plan_store(cfg: DictConfig) -> StorePlan:
+    # converted: dataclasses that are hashed and pickled hold lists and tuples, not configuration nodes
+    layout, preparation = (instantiate(cfg.dataset[part], _convert_="all") for part in ("layout", "preparation"))
+    return plan_store(cfg.names.dataset, layout, cfg.dataset.target, preparation, Path(cfg.dataset.stores_dir))
+
+
+def _names(cfg: DictConfig) -> dict[str, str]:
+    """The chosen file of each noun, with the options the command line changed: ``calf[scope=dataset]``."""
+    names = {noun: str(cfg.names[noun]) for noun in ("dataset", "model", "loss")}
+    for noun in names:
+        changed = [item for item in _task_overrides() if item.lstrip("+").startswith(f"{noun}.")]
+        # where files lie is not what a data set is
+        options = [item.lstrip("+").removeprefix(f"{noun}.") for item in changed if not item.lstrip("+").startswith("dataset.layout.root")]
+        if options:
+            names[noun] += f"[{','.join(options)}]"
+    return names
+
+
+def _task_overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def run(cfg: DictConfig) -> float:
+    """Train and test; a finished run is not run again, an interrupted one goes on. Returns the primary test metric."""
+    try:
+        planned = plan(cfg)
+        open_store(planned.store, cfg.dataset.skip_bad_cases, cfg.dataset.workers)
+    except ValueError as error:  # about the user's data or options, and says so: a stack trace would bury it
+        raise SystemExit(f"calf: {error}") from None
+    if planned.value is not None:
+        print(f"finished before: {planned.folder.path} ({PRIMARY} {planned.value:.4f})")
+        return planned.value
+    return _run_planned(cfg, planned)
+
+
+def _run_planned(cfg: DictConfig, planned: RunPlan) -> float:
+    from calf import tracking
+
+    folder, began = planned.folder, time.perf_counter()
+    write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(planned.config)))
+    folder.write_status("running", epoch=0, epochs=cfg.trainer.max_epochs, val={})
+    try:
+        result = _train_and_test(cfg, planned)
+    except BaseException as error:
+        tracking.close(failed=True)
+        folder.write_status("failed", error="".join(traceback.format_exception_only(error)).strip())
+        raise
+    tracking.close(failed=False)
+    result["seconds"] = time.perf_counter() - began
+    folder.write_status("finished")
+    folder.finish(result)
+    value = result["primary"]["value"]
+    return math.nan if value is None else float(value)
+
+
+def _train_and_test(cfg: DictConfig, planned: RunPlan) -> dict[str, Any]:
+    import pytorch_lightning as pl
+    import torch
+
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    data: SliceData = instantiate(cfg.dataset, name=planned.names["dataset"], _convert_="all")
+    data.check()
+    module = _build_module(cfg, data)
+    folder = planned.folder
+    chosen = pl.callbacks.ModelCheckpoint(
+        folder.checkpoints, filename="best", monitor=f"val/{PRIMARY}", mode="max", save_last=True, enable_version_counter=False
+    )
+    callbacks = _callbacks(cfg, folder, chosen)
+    logger = instantiate(cfg.logger, run=planned)
+    trainer: pl.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=logger, default_root_dir=str(folder.path))
+    last = folder.last_checkpoint
+    trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=False)
+    tested = chosen.best_model_path if cfg.checkpoint == "best" else str(last)
+    trainer.test(module, datamodule=data, ckpt_path=tested, weights_only=False, verbose=False)
+    result = _result(cfg, planned, data, module)
+    result["best_epoch"] = torch.load(tested, map_location="cpu", weights_only=False)["epoch"]
+    return result
+
+
+def _build_module(cfg: DictConfig, data: SliceData) -> Segmenter:
+    from calf.module import Segmenter
+
+    network = instantiate(cfg.model, in_channels=len(data.store.modalities), classes=data.target.num_channels)
+    if cfg.compile:
+        network.compile()
+    return Segmenter(
+        network,
+        instantiate(cfg.loss),
+        instantiate(cfg.optim),
+        instantiate(cfg.scheduler),
+        data.target,
+        instantiate(cfg.protocol),
+        cfg.seed,
+        cfg.channels_last,
+    )
+
+
+def _callbacks(cfg: DictConfig, folder: RunFolder, chosen: pl.Callback) -> list[pl.Callback]:
+    from calf.callbacks import BranchTrace, History, Pictures, Predictions
+
+    callbacks: list[pl.Callback] = [History(folder), BranchTrace(folder), chosen]
+    if cfg.save_predictions:
+        callbacks.append(Predictions(folder))
+    if cfg.pictures:
+        callbacks.append(Pictures(folder, cfg.pictures))
+    return callbacks
+
+
+def _result(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmenter) -> dict[str, Any]:
+    import torch
+
+    from calf.metrics.protocol import summarise
+
+    rows = module.test_rows
+    assert rows is not None
+    scores = {name: None if math.isnan(value) else value for name, value in summarise(rows).items()}
+    names = planned.names
+    context = {"protocol": module.protocol.name, "dataset": names["dataset"], "split": data.division.hash}
+    context |= {"fold": cfg.fold, "seed": cfg.seed, "model": names["model"], "loss": names["loss"]}
+    for position, (column, entry) in enumerate(context.items()):
+        rows.insert(position, column, entry)
+    write_text(planned.folder.cases, rows.to_csv(index=False))
+    write_json(planned.folder.path / "split.json", {part: getattr(data.division, part) for part in ("train", "val", "test")})
+    cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return {
+        "status": "finished",
+        "names": names,
+        "seed": cfg.seed,
+        "fold": cfg.fold,
+        "protocol": module.protocol.name,
+        "primary": {"metric": PRIMARY, "value": scores[PRIMARY]},
+        "test": scores,
+        "parameters": sum(parameter.numel() for parameter in module.network.parameters()),
+        "peak_memory_mb": (cuda or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**20,
+        "peak_memory_of": "cuda" if cuda else "process",
+        "threads": torch.get_num_threads(),
+        "fingerprint": planned.fingerprint,
+        "store_key": planned.store.key,
+        "split_hash": data.division.hash,
+        "commit": commit(),
+        "versions": versions(),
+    }

@@ -1,0 +1,60 @@
+"""Trackers of a run. They mirror what the run folder holds; no number lives only there."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import CSVLogger, WandbLogger
+
+    from calf.run import RunPlan
+
+
+def wandb_logger(run: RunPlan, project: str, entity: str | None, mode: str | None) -> WandbLogger:
+    """One Weights & Biases run for this run, in the group of its grid, tagged with what it is.
+
+    ``mode``: ``online``, ``offline``, or None: the environment's ``WANDB_MODE``, else online when an API key is known.
+    A run that is continued goes on under the same id.
+    """
+    from pytorch_lightning.loggers import WandbLogger
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    if mode not in (None, "online", "offline"):
+        raise ValueError(f"logger.mode is online, offline or null; got {mode!r}")
+    mode = mode or os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    names = run.names
+    return WandbLogger(
+        project=project,
+        entity=entity,
+        mode=mode,
+        save_dir=str(run.folder.path),
+        group=run.grid,
+        name=f"{names['dataset']}/{names['model']}/{names['loss']}/{run.which}",
+        id=run.fingerprint[:16],
+        resume="allow",
+        tags=[names["dataset"], names["model"], names["loss"], f"seed-{run.seed}"],
+        config=run.config,
+    )
+
+
+def csv_logger(run: RunPlan) -> CSVLogger:
+    """Lightning's ``metrics.csv`` in the run folder."""
+    from pytorch_lightning.loggers import CSVLogger
+
+    return CSVLogger(save_dir=str(run.folder.path), name="", version="")
+
+
+def no_logger(run: RunPlan) -> bool:
+    """No tracker."""
+    return False
+
+
+def close(failed: bool) -> None:
+    """End the tracker's run, with the exit code that tells how the run ended."""
+    import sys
+
+    if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+        wandb.finish(exit_code=1 if failed else 0)
