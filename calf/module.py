@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from calf.data.cases import Target
 from calf.metrics.overlap import SliceCounts, count_slices
-from calf.metrics.protocol import Paper, PerCase, summarise
+from calf.metrics.protocol import Protocol
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -79,7 +79,7 @@ class Segmenter(pl.LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler],
         target: Target,
-        protocol: PerCase | Paper,
+        protocol: Protocol,
         seed: int = 0,
         channels_last: bool = False,
     ) -> None:
@@ -99,7 +99,7 @@ class Segmenter(pl.LightningModule):
         return self.network((image.float() / 255).contiguous(memory_format=self.memory_format))
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer([*self.network.parameters(), *self.loss.parameters()])
+        optimizer = self.optimizer([weight for weight in self.parameters() if weight.requires_grad])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "epoch"}}
 
     @property
@@ -160,7 +160,7 @@ class Segmenter(pl.LightningModule):
         self._count(batch)
 
     def on_validation_epoch_end(self) -> None:
-        scores = summarise(self._rows())
+        scores = self.protocol.summarise(self._rows())
         # every rank has gathered the same counts
         self.log_dict({f"val/{name}": value for name, value in scores.items()}, rank_zero_only=False, sync_dist=False)
 
@@ -169,5 +169,5 @@ class Segmenter(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self.test_rows = self._rows()
-        scores = summarise(self.test_rows)
+        scores = self.protocol.summarise(self.test_rows)
         self.log_dict({f"test/{name}": value for name, value in scores.items()}, sync_dist=False)

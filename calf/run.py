@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import resource
 import time
 import traceback
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +121,7 @@ def _run_planned(cfg: DictConfig, planned: RunPlan) -> float:
 
     folder, began = planned.folder, time.perf_counter()
     write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(planned.config)))
-    folder.write_status("running", epoch=0, epochs=cfg.trainer.max_epochs, val={})
+    folder.write_status("starting", epoch=0, epochs=cfg.trainer.max_epochs, val={})
     try:
         result = _train_and_test(cfg, planned)
     except BaseException as error:
@@ -134,10 +136,18 @@ def _run_planned(cfg: DictConfig, planned: RunPlan) -> float:
     return math.nan if value is None else float(value)
 
 
+def _quiet() -> None:
+    """Lightning's advice and notices about its own innards are no news to who runs a benchmark; warnings proper stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (".*isinstance\\(treespec, LeafSpec\\).*", "The number of training batches.*", ".*does not have many workers.*"):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def _train_and_test(cfg: DictConfig, planned: RunPlan) -> dict[str, Any]:
     import pytorch_lightning as pl
     import torch
 
+    _quiet()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data: SliceData = instantiate(cfg.dataset, name=planned.names["dataset"], _convert_="all")
     data.check()
@@ -147,7 +157,7 @@ def _train_and_test(cfg: DictConfig, planned: RunPlan) -> dict[str, Any]:
         folder.checkpoints, filename="best", monitor=f"val/{PRIMARY}", mode="max", save_last=True, enable_version_counter=False
     )
     callbacks = _callbacks(cfg, folder, chosen)
-    logger = instantiate(cfg.logger, run=planned)
+    logger = instantiate(cfg.logger, _partial_=True)(run=planned)
     trainer: pl.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=logger, default_root_dir=str(folder.path))
     last = folder.last_checkpoint
     trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=False)
@@ -159,9 +169,13 @@ def _train_and_test(cfg: DictConfig, planned: RunPlan) -> dict[str, Any]:
 
 
 def _build_module(cfg: DictConfig, data: SliceData) -> Segmenter:
+    import torch
+
     from calf.module import Segmenter
 
     network = instantiate(cfg.model, in_channels=len(data.store.modalities), classes=data.target.num_channels)
+    if cfg.channels_last:
+        network.to(memory_format=torch.channels_last)
     if cfg.compile:
         network.compile()
     return Segmenter(
@@ -190,11 +204,9 @@ def _callbacks(cfg: DictConfig, folder: RunFolder, chosen: pl.Callback) -> list[
 def _result(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmenter) -> dict[str, Any]:
     import torch
 
-    from calf.metrics.protocol import summarise
-
     rows = module.test_rows
     assert rows is not None
-    scores = {name: None if math.isnan(value) else value for name, value in summarise(rows).items()}
+    scores = {name: None if math.isnan(value) else value for name, value in module.protocol.summarise(rows).items()}
     names = planned.names
     context = {"protocol": module.protocol.name, "dataset": names["dataset"], "split": data.division.hash}
     context |= {"fold": cfg.fold, "seed": cfg.seed, "model": names["model"], "loss": names["loss"]}

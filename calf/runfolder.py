@@ -69,7 +69,7 @@ class RunFolder:
         write_json(self.path / "result.json", result)
 
     def write_status(self, state: str, **content: Any) -> None:
-        """What the run is doing now, for whoever watches: state is ``running``, ``finished`` or ``failed``."""
+        """What the run is doing now, for whoever watches: state is ``starting``, ``running``, ``finished`` or ``failed``."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_json(
             self.path / "status.json",

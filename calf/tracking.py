@@ -26,16 +26,18 @@ def wandb_logger(run: RunPlan, project: str, entity: str | None, mode: str | Non
         raise ValueError(f"logger.mode is online, offline or null; got {mode!r}")
     mode = mode or os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
     names = run.names
+    # W&B refuses tags of more than 64 and names of more than 128 characters; the options stand in the run's configuration
+    tags = [names[noun].split("[")[0][:64] for noun in ("dataset", "model", "loss")]
     return WandbLogger(
         project=project,
         entity=entity,
         mode=mode,
         save_dir=str(run.folder.path),
         group=run.grid,
-        name=f"{names['dataset']}/{names['model']}/{names['loss']}/{run.which}",
+        name=f"{names['dataset']}/{names['model']}/{names['loss']}/{run.which}"[:128],
         id=run.fingerprint[:16],
         resume="allow",
-        tags=[names["dataset"], names["model"], names["loss"], f"seed-{run.seed}"],
+        tags=[*tags, f"seed-{run.seed}"],
         config=run.config,
     )
 

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import nibabel as nib
@@ -53,7 +54,7 @@ class Grid:
 class Volume(Grid):
     """One 3-D image: ``data`` (X, Y, Z) in RAS+ order, in the file's type (floating if the file rescales)."""
 
-    data: NDArray
+    data: NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +142,7 @@ def read_case(case: Case, modalities: Sequence[str], labels: dict[int, str]) -> 
     return CaseVolumes(**vars(grid), images=images, mask=masks[0], reference=masks[1] if len(masks) > 1 else None)
 
 
-def encode_target(labels: NDArray, target: Target) -> NDArray[np.uint8]:
+def encode_target(labels: NDArray[Any], target: Target) -> NDArray[np.uint8]:
     """Label values (any shape, integers 0 ... 255) as the target's uint8 code.
 
     Exclusive: the class index, 1 for the first name, 0 for every value that no class names. Otherwise bit ``i`` is set
@@ -155,7 +156,7 @@ def encode_target(labels: NDArray, target: Target) -> NDArray[np.uint8]:
     return code[labels]
 
 
-def to_original(array: NDArray, original_affine: NDArray) -> NDArray:
+def to_original(array: NDArray[Any], original_affine: NDArray[Any]) -> NDArray[Any]:
     """A RAS+ array (X, Y, Z) in the order of axes of the file it belongs to; inverse of the reorientation of reading.
 
     ``write_volume(path, to_original(prediction, volume.original_affine), volume.original_affine)`` lies on the image.
@@ -163,7 +164,7 @@ def to_original(array: NDArray, original_affine: NDArray) -> NDArray:
     return np.ascontiguousarray(apply_orientation(array, ornt_transform(_RAS, io_orientation(original_affine))))
 
 
-def write_volume(path: Path | str, array: NDArray, affine: NDArray) -> None:
+def write_volume(path: Path | str, array: NDArray[Any], affine: NDArray[Any]) -> None:
     """Write (X, Y, Z) or (X, Y, Z, C) as NIfTI-1; ``.nii.gz`` is compressed.
 
     The same array and affine give the same bytes. The file appears whole or not at all. Booleans become uint8; 64-bit
@@ -252,7 +253,7 @@ def _grid(path: Path, start: bytes) -> Grid:
     return Grid((x, y, z), oriented, (dx, dy, dz), (shape[0], shape[1], shape[2]), affine, num_channels)
 
 
-def _parse(path: Path, raw: bytes, channel: int | None) -> tuple[Grid, NDArray]:
+def _parse(path: Path, raw: bytes, channel: int | None) -> tuple[Grid, NDArray[Any]]:
     grid = _grid(path, raw)
     if channel is None and grid.num_channels > 1:
         raise VolumeError(f"{path}: expected a 3-D volume, got {grid.num_channels} channels: choose one of them")
@@ -291,7 +292,7 @@ def _check_grid(path: Path, grid: Grid, other_path: Path, other: Grid) -> None:
         )
 
 
-def _check_finite(path: Path, data: NDArray) -> None:
+def _check_finite(path: Path, data: NDArray[Any]) -> None:
     finite = np.isfinite(data)
     if not finite.all():
         place = tuple(int(index) for index in np.argwhere(~finite)[0])
@@ -301,7 +302,7 @@ def _check_finite(path: Path, data: NDArray) -> None:
         )
 
 
-def _labels_of(path: Path, data: NDArray, labels: dict[int, str]) -> NDArray[np.uint8]:
+def _labels_of(path: Path, data: NDArray[Any], labels: dict[int, str]) -> NDArray[np.uint8]:
     """A mask of any type as uint8 label values, each of them a key of ``labels``."""
     values = data
     if data.dtype.kind == "f":
@@ -328,5 +329,5 @@ def _labels_of(path: Path, data: NDArray, labels: dict[int, str]) -> NDArray[np.
     return np.ascontiguousarray(mask)
 
 
-def _text(affine: NDArray) -> str:
+def _text(affine: NDArray[Any]) -> str:
     return np.array2string(np.asarray(affine), precision=5, suppress_small=True)

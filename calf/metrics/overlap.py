@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
-
-from calf.metrics.scores import Counts
 
 
 def _true_voxels(mask: Tensor) -> Tensor:
@@ -81,28 +77,29 @@ class SliceCounts(Metric):
         self.slice_index.append(slice_index)
         self.counts.append(counts)
 
-    def compute(self) -> tuple[npt.NDArray[np.int64], Counts]:
-        """Slice numbers ``(N,)``, ascending and unique, and their counts ``(N, C, 4)``; both int64 on the host.
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Slice numbers ``(N,)``, ascending and unique, and their counts ``(N, C, 4)``; both int64, on the host.
+
+        The number of a lone slice comes as a scalar, because torchmetrics squeezes results; protocols take it either way.
 
         Raises:
             ValueError: no slice was counted, or two counts of one slice disagree.
         """
-        # Arrays and not tensors: torchmetrics would turn the number of a lone slice into a scalar.
         if isinstance(self.slice_index, list) and not self.slice_index:
             raise ValueError("no slice was counted before compute(): is the split empty?")
-        index: npt.NDArray[np.int64] = dim_zero_cat(self.slice_index).cpu().numpy()
-        counts: Counts = dim_zero_cat(self.counts).cpu().numpy()
-        order = np.argsort(index, kind="stable")
-        index, counts = index[order], counts[order]
-        repeated = np.flatnonzero(index[1:] == index[:-1]) + 1
-        self._check_repetitions(index[repeated], counts[repeated - 1], counts[repeated])
-        return np.delete(index, repeated), np.delete(counts, repeated, axis=0)
+        index, counts = dim_zero_cat(self.slice_index).cpu(), dim_zero_cat(self.counts).cpu()
+        index, order = index.sort(stable=True)
+        counts = counts[order]
+        repeated = torch.zeros_like(index, dtype=torch.bool)
+        repeated[1:] = index[1:] == index[:-1]
+        self._check_repetitions(index[repeated], counts[repeated.roll(-1)], counts[repeated])
+        return index[~repeated], counts[~repeated]
 
-    def _check_repetitions(self, index: npt.NDArray[np.int64], first: Counts, second: Counts) -> None:
-        tp, fp, fn, tn = np.moveaxis(second - first, -1, 0)
+    def _check_repetitions(self, index: Tensor, first: Tensor, second: Tensor) -> None:
+        tp, fp, fn, tn = (second - first).unbind(-1)
         other_reference = (tp + fn != 0) | (fp + tn != 0)
-        # With the same reference, |tp| + |fp| bounds from below how many voxels the two predictions differ in.
-        other_prediction = np.abs(tp) + np.abs(fp) > self.tolerance * first.sum(-1)
+        # With the same reference, |tp| + |fp| is the least number of voxels in which the two predictions differ.
+        other_prediction = tp.abs() + fp.abs() > self.tolerance * first.sum(-1)
         wrong = (other_reference | other_prediction).any(-1)
         if wrong.any():
             raise ValueError(

@@ -1,6 +1,6 @@
 """From counts of slices to the rows of ``cases.csv``: per case, or pooled over batches as the CALF authors did.
 
-Rows are long-form, one a case, class and metric. Metrics that need whole volumes (surface distances in mm, lesion counts)
+Rows are long-form, one a unit, class and metric. Metrics that need whole volumes (surface distances in mm, lesion counts)
 become further rows of the same columns, concatenated to these by whoever holds the volumes.
 """
 
@@ -19,7 +19,8 @@ RUN_COLUMNS = ("protocol", "dataset", "split", "fold", "seed", "model", "loss")
 ROW_COLUMNS = ("case", "patient", "class", "metric", "value", "status", "reference_volume_mm3", "predicted_volume_mm3")
 CASE_COLUMNS = RUN_COLUMNS + ROW_COLUMNS
 
-Slices = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
+Names = npt.NDArray[np.object_]
 Number = TypeVar("Number", np.int64, np.float64)
 
 
@@ -43,8 +44,8 @@ class Protocol(ABC):
         """One row a unit, class and metric, sorted by unit.
 
         Args:
-            slice_index: ``(N,)`` numbers of the scored slices, each once, in any order.
-            counts: ``(N, len(names), 4)`` tp, fp, fn, tn of each slice, as ``calf.metrics.overlap.count_slices`` gives.
+            slice_index: int64 ``(N,)``, the scored slices, each once, in any order (host arrays or tensors).
+            counts: int64 ``(N, len(names), 4)``, tp, fp, fn, tn of each, as ``calf.metrics.overlap.count_slices`` gives.
             slices: one row a slice, indexed by its number, with the column ``case``; may hold slices that are not scored.
             cases: one row a case, indexed by its id, with the columns ``patient`` and ``voxel_volume_mm3``.
             names: the classes or regions, in the order of the counts.
@@ -67,46 +68,40 @@ class Protocol(ABC):
         return {str(metric): float(value) for metric, value in per_class.groupby("metric", sort=False).mean().items()}
 
 
-class PerCase:
+class PerCase(Protocol):
     """Each case is scored once, from the counts of all its slices together, under ``calf.metrics.scores.EMPTY_RULE``."""
 
-    name: ClassVar[str] = "per_case"
+    name = "per_case"
 
     def rows(
-        self, slice_index: Slices, counts: Counts, slices: pd.DataFrame, cases: pd.DataFrame, names: tuple[str, ...]
+        self,
+        slice_index: npt.ArrayLike,
+        counts: npt.ArrayLike,
+        slices: pd.DataFrame,
+        cases: pd.DataFrame,
+        names: tuple[str, ...],
     ) -> pd.DataFrame:
-        """One row a case, class and metric, sorted by case.
-
-        Args:
-            slice_index: ``(N,)`` numbers of the scored slices, each once, in any order.
-            counts: ``(N, len(names), 4)`` tp, fp, fn, tn of each slice, as ``calf.metrics.overlap.count_slices`` gives.
-            slices: one row a slice, indexed by its number, with the column ``case``; may hold slices that are not scored.
-            cases: one row a case, indexed by its id, with the columns ``patient`` and ``voxel_volume_mm3``.
-            names: the classes or regions, in the order of the counts.
-
-        Returns:
-            The columns ``ROW_COLUMNS``; value is NaN where the empty rule leaves a score undefined, volumes are in mm3.
-
-        Raises:
-            ValueError: a slice given twice or unknown, counts of another shape, or a case without any valid voxel.
-        """
-        slice_index, counts, case_of = _in_order(slice_index, counts, slices, cases, names)
+        slice_counts, case_of = _in_order(slice_index, counts, slices, cases, names)
         ids, unit = np.unique(case_of, return_inverse=True)
-        pooled = _pool(counts, unit, len(ids))
-        unlabelled = pooled.sum(-1).min(-1) == 0
-        if unlabelled.any():
+        pooled = _pool(slice_counts, unit, len(ids))
+        if (unlabelled := pooled.sum(-1).min(-1) == 0).any():
             raise ValueError(f"cases {ids[unlabelled].tolist()} have no valid voxel to score: leave them out of the split")
         values, status = case_scores(pooled)
-        volume_mm3 = cases.loc[ids, "voxel_volume_mm3"].to_numpy(float)[:, None, None] * pooled
-        return _long(ids, cases.loc[ids, "patient"].to_numpy(), names, values, status, volume_mm3)
+        volume_mm3 = _voxel_volumes_mm3(cases, ids) * pooled
+        patients = cases["patient"].reindex(pd.Index(ids)).to_numpy(object)
+        return _long(ids, patients, names, values, status, volume_mm3)
 
 
-class Paper:
+class Paper(Protocol):
     """Scores pooled over batches of shuffled slices, an empty denominator scoring 1: the protocol of the CALF authors.
 
-    Their published number is the mean over batches, the last and smaller one included, each weighing the same; the unit is
-    the batch, so it is no score of an image or a patient and never stands in one table with ``per_case``. Averaged over
-    ranks of a shuffled distributed sampler there, over one shuffled sequence here. https://arxiv.org/abs/2504.04458.
+    Their published number is the mean over batches, the last and smaller one included, each weighing the same. The unit is
+    the batch, so it is no score of an image or a patient and never stands in one table with ``per_case``. The authors
+    average over the ranks of a shuffled distributed sampler, this over one shuffled sequence.
+    https://arxiv.org/abs/2504.04458.
+
+    A row's ``case`` is ``batch-0007``, its ``patient`` empty, its ``status`` ``pooled``, and its value never NaN. Every
+    slice must have a valid voxel.
 
     Args:
         batch_size: slices a batch; 1 gives the mean over slices of the authors' table per modality.
@@ -125,50 +120,52 @@ class Paper:
         return "paper" if self.batch_size == 32 else f"paper_batch{self.batch_size}"
 
     def rows(
-        self, slice_index: Slices, counts: Counts, slices: pd.DataFrame, cases: pd.DataFrame, names: tuple[str, ...]
+        self,
+        slice_index: npt.ArrayLike,
+        counts: npt.ArrayLike,
+        slices: pd.DataFrame,
+        cases: pd.DataFrame,
+        names: tuple[str, ...],
     ) -> pd.DataFrame:
-        """One row a batch, class and metric; ``case`` is ``batch-0007``, ``patient`` empty, ``status`` ``pooled``.
-
-        Arguments and columns are those of ``PerCase.rows``, and so are the errors, but that already a slice without any valid
-        voxel is refused (the authors have none). No value is NaN.
-        """
-        slice_index, counts, case_of = _in_order(slice_index, counts, slices, cases, names)
-        if (unlabelled := counts.sum(-1).min(-1) == 0).any():
-            raise ValueError(
-                f"slices {slice_index[unlabelled][:10].tolist()} have no valid voxel: score them with protocol=per_case"
-            )
-        order = np.random.default_rng(self.shuffle_seed).permutation(len(slice_index))
+        slice_counts, case_of = _in_order(slice_index, counts, slices, cases, names)
+        if (unlabelled := slice_counts.sum(-1).min(-1) == 0).any():
+            raise ValueError(f"slices of {sorted(set(case_of[unlabelled]))[:10]} have no valid voxel: score them with per_case")
+        order = np.random.default_rng(self.shuffle_seed).permutation(len(case_of))
         unit = np.empty(len(order), dtype=np.int64)
         unit[order] = np.arange(len(order)) // self.batch_size
         num_batches = int(unit.max()) + 1
-        values = pooled_scores(_pool(counts, unit, num_batches))
+        values = pooled_scores(_pool(slice_counts, unit, num_batches))
+        volume_mm3 = _voxel_volumes_mm3(cases, case_of) * slice_counts
+        ids = np.array([f"batch-{number:04d}" for number in range(num_batches)], dtype=object)
         status = np.full(values.shape[:2], POOLED)
-        volume_mm3 = _pool(cases.loc[case_of, "voxel_volume_mm3"].to_numpy(float)[:, None, None] * counts, unit, num_batches)
-        ids = np.array([f"batch-{number:04d}" for number in range(num_batches)])
-        return _long(ids, np.full(num_batches, ""), names, values, status, volume_mm3)
+        return _long(ids, np.full(num_batches, "", object), names, values, status, _pool(volume_mm3, unit, num_batches))
 
 
 def _in_order(
-    slice_index: Slices, counts: Counts, slices: pd.DataFrame, cases: pd.DataFrame, names: tuple[str, ...]
-) -> tuple[Slices, Counts, npt.NDArray[np.object_]]:
-    """Slice numbers in ascending order, their counts, and the case each belongs to, after checking all three."""
-    slice_index, counts = np.asarray(slice_index), np.asarray(counts)
-    if counts.shape != (len(slice_index), len(names), 4) or not len(slice_index):
-        raise ValueError(f"expected counts of {len(slice_index)} > 0 slices x {len(names)} classes x 4, got {counts.shape}")
-    order = np.argsort(slice_index, kind="stable")
-    slice_index, counts = slice_index[order], counts[order]
-    if (twice := slice_index[1:][slice_index[1:] == slice_index[:-1]]).size:
+    slice_index: npt.ArrayLike, counts: npt.ArrayLike, slices: pd.DataFrame, cases: pd.DataFrame, names: tuple[str, ...]
+) -> tuple[Counts, Names]:
+    """Counts of the slices in ascending order of their numbers, and the case each belongs to, after checking both."""
+    index, counts = np.asarray(slice_index).reshape(-1), np.asarray(counts)
+    if counts.shape != (len(index), len(names), 4) or not len(index):
+        raise ValueError(f"expected counts of {len(index)} > 0 slices x {len(names)} classes x 4, got {counts.shape}")
+    order = np.argsort(index, kind="stable")
+    index, counts = index[order], counts[order]
+    if (twice := index[1:][index[1:] == index[:-1]]).size:
         raise ValueError(f"each slice is scored once, got slices {twice[:10].tolist()} more than once")
-    position = slices.index.get_indexer(slice_index)
+    position = slices.index.get_indexer(pd.Index(index))
     if (position < 0).any():
-        raise ValueError(f"slices {slice_index[position < 0][:10].tolist()} are not in the table of slices")
+        raise ValueError(f"slices {index[position < 0][:10].tolist()} are not in the table of slices")
     case_of = slices["case"].to_numpy(object)[position]
     if unknown := sorted(set(case_of) - set(cases.index)):
         raise ValueError(f"cases {unknown[:10]} have slices but are not in the table of cases")
-    return slice_index, counts, case_of
+    return counts, case_of
 
 
-def _pool(counts: npt.NDArray[Number], unit: npt.NDArray[np.int64], num_units: int) -> npt.NDArray[Number]:
+def _voxel_volumes_mm3(cases: pd.DataFrame, ids: Names) -> Floats:
+    return cases["voxel_volume_mm3"].reindex(pd.Index(ids)).to_numpy(np.float64)[:, None, None]
+
+
+def _pool(counts: npt.NDArray[Number], unit: Indices, num_units: int) -> npt.NDArray[Number]:
     """Sum ``(N, C, 4)`` over the slices of each unit: ``(num_units, C, 4)`` of the same dtype."""
     pooled = np.zeros((num_units, *counts.shape[1:]), counts.dtype)
     np.add.at(pooled, unit, counts)
@@ -176,12 +173,7 @@ def _pool(counts: npt.NDArray[Number], unit: npt.NDArray[np.int64], num_units: i
 
 
 def _long(
-    ids: npt.NDArray[np.object_] | npt.NDArray[np.str_],
-    patients: npt.NDArray[np.object_] | npt.NDArray[np.str_],
-    names: tuple[str, ...],
-    values: Floats,
-    status: npt.NDArray[np.str_],
-    volume_mm3: Floats,
+    ids: Names, patients: Names, names: tuple[str, ...], values: Floats, status: npt.NDArray[np.str_], volume_mm3: Floats
 ) -> pd.DataFrame:
     """Rows in the order unit, class, metric; ``values (U, C, M)``, ``status (U, C)``, ``volume_mm3 (U, C, 4)``."""
     num_units, num_names, num_metrics = values.shape

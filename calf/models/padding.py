@@ -38,4 +38,5 @@ def run_padded(network: Callable[[Tensor], Tensor], images: Tensor, multiple: in
             f"expected logits of the images' size {tuple(images.shape[2:])}, got {tuple(logits.shape[2:])}: "
             "model.upsampling must undo what the decoder leaves of model.encoder_depth and model.encoder_output_stride"
         )
-    return logits[(..., *map(slice, size))] if any(missing) else logits
+    crop = tuple(slice(length) for length in size)
+    return logits[(slice(None), slice(None), *crop)] if any(missing) else logits

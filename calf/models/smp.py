@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from copy import deepcopy
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
+import torch
 from huggingface_hub import constants as hub
 from segmentation_models_pytorch.encoders import encoders as smp_encoders
 from torch import Tensor, nn
@@ -50,7 +53,7 @@ def build(
         encoder_name: an encoder of smp, or ``tu-`` and the name of any backbone of timm.
         in_channels: modalities M.
         classes: output channels C.
-        encoder_weights: ``imagenet`` and the like: pretrained, from the local Hugging Face cache or else the network; ``None``: random.
+        encoder_weights: ``imagenet`` and others: pretrained, from Hugging Face's local cache or its site; ``None``: random.
         options: the other arguments of the class; for a ``tu-`` encoder also those of timm's ``create_model``.
 
     Raises:
@@ -60,29 +63,29 @@ def build(
         raise ValueError(f"expected model.architecture to be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
     _check_encoder(encoder_name)
     _check_options(architecture, encoder_name, options)
-    weights: str | bool | None = encoder_weights or None
-    if weights is not None and encoder_name.startswith("tu-"):
-        weights = True  # timm names the weights in the encoder's name: tu-resnet18.a1_in1k
-    elif weights is not None:
-        _check_weights(encoder_name, str(weights))
+    if encoder_weights is not None:
+        _check_weights(encoder_name, encoder_weights)
     try:
         network = ARCHITECTURES[architecture](
-            encoder_name=encoder_name, encoder_weights=weights, in_channels=in_channels, classes=classes, **options
+            encoder_name=encoder_name,
+            # timm names the weights in the encoder's name: tu-resnet18.a1_in1k
+            encoder_weights=True if encoder_weights and encoder_name.startswith("tu-") else encoder_weights,
+            in_channels=in_channels,
+            classes=classes,
+            **options,
         )
     except OSError as error:  # all that huggingface_hub raises for a file that is neither cached nor reachable
         raise ValueError(_no_weights(encoder_name, str(encoder_weights), error)) from error
-    _freeze_unused(network, options.get("encoder_depth", 5))
-    return AnySize(network)
+    model = AnySize(network)
+    _freeze_unused(model, encoder_name, in_channels)
+    return model
 
 
 def _check_encoder(name: str) -> None:
-    if name.startswith("tu-"):
-        known = [f"tu-{model}" for model in timm.list_models()]
-    else:
-        known = [*smp_encoders, *(f"tu-{model}" for model in timm.list_models())]
-    if name.split(".")[0] in known or name in smp_encoders:
+    known = [*smp_encoders, *(f"tu-{model}" for model in timm.list_models() + timm.list_pretrained())]
+    if name in known:
         return
-    near = get_close_matches(name.split(".")[0], known, n=5, cutoff=0.5)
+    near = get_close_matches(name, known, n=5)
     raise ValueError(
         f"unknown model.encoder_name {name!r}: "
         + (f"did you mean {', '.join(near)}? " if near else "")
@@ -98,39 +101,43 @@ def _check_options(architecture: str, encoder_name: str, options: dict[str, Any]
 
 
 def _check_weights(encoder_name: str, weights: str) -> None:
-    available = smp_encoders[encoder_name]["pretrained_settings"]
-    if weights not in available:
+    if encoder_name.startswith("tu-"):
+        if not timm.is_model_pretrained(encoder_name.removeprefix("tu-")):
+            raise ValueError(f"timm has no weights for encoder {encoder_name}: expected model.encoder_weights to be null")
+    elif weights not in (available := smp_encoders[encoder_name]["pretrained_settings"]):
         raise ValueError(
-            f"encoder {encoder_name} has no weights {weights!r}: expected model.encoder_weights to be "
-            f"{', '.join(available) or 'nothing else but'} or null"
+            f"encoder {encoder_name} has no weights {weights!r}: "
+            f"expected model.encoder_weights to be {', '.join(available)} or null"
         )
 
 
 def _no_weights(encoder_name: str, weights: str, error: OSError) -> str:
     """What was looked for, where, and what to do."""
     if encoder_name.startswith("tu-"):
-        wanted, place = f"timm's pretrained {encoder_name.removeprefix('tu-')}", hub.HF_HUB_CACHE
+        settings = timm.get_pretrained_cfg(encoder_name.removeprefix("tu-"))
+        repository, files = str(settings and settings.hf_hub_id), "model.safetensors"
     else:
         source = smp_encoders[encoder_name]["pretrained_settings"][weights]
-        wanted = f"config.json and model.safetensors of the Hugging Face repository {source['repo_id']}"
-        place = f"{hub.HF_HUB_CACHE}/models--{source['repo_id'].replace('/', '--')}/snapshots/{source['revision']}"
+        repository, files = source["repo_id"], f"snapshots/{source['revision']}/ with config.json and model.safetensors"
+    folder = Path(hub.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     return (
-        f"the weights {weights!r} of encoder {encoder_name} cannot be had: looked for {wanted} in {place}, then online "
-        f"({type(error).__name__}: {error}). Put the files there, or allow the network, or start untrained: model.encoder_weights=null"
+        f"the weights {weights!r} of encoder {encoder_name} cannot be had: expected {files} in {folder}, and their download from "
+        f"Hugging Face's {repository} failed ({type(error).__name__}: {error}). Run the same command once on a machine "
+        "with network and copy that folder here, or start from random weights with model.encoder_weights=null"
     )
 
 
-def _freeze_unused(network: smp.base.SegmentationModel, depth: int) -> None:
-    """Take the gradient from what never meets the output: a ViT's classifier, the stages below a shallow encoder's last map.
+def _freeze_unused(model: AnySize, encoder_name: str, in_channels: int) -> None:
+    """Take the gradient from what never meets the output: a last norm, the stages behind the deepest map that is used.
 
     Otherwise weight decay would shrink them, distributed training would wait for them, and they would count as trained.
-    An encoder that does not tell its stages (vgg, densenet, xception, inception) keeps them all.
+    Found by a pass through a copy without memory on the meta device: no values, no random numbers.
     """
-    encoder = network.encoder
-    unused: list[nn.Module] = []
-    if isinstance(network, smp.DPT):
-        unused = [module for name, module in encoder.model.named_children() if name in ("norm", "fc_norm", "head")]
-    elif depth < 5 and "get_stages" in vars(type(encoder)):
-        unused = [module for stride, stage in encoder.get_stages().items() if stride > 2**depth for module in stage]
-    for module in unused:
-        module.requires_grad_(False)
+    if encoder_name.startswith("tu-") and not isinstance(model.network, smp.DPT):
+        return  # of these smp takes only the stages it uses
+    patches = getattr(getattr(model.network.encoder, "model", None), "patch_embed", None)
+    size = getattr(patches, "img_size", None) or (64, 64)  # a vision transformer may be bound to one size
+    copy = deepcopy(model).to("meta").eval()
+    copy(torch.empty(1, in_channels, *size, device="meta")).sum().backward()
+    for parameter, seen in zip(model.parameters(), copy.parameters(), strict=True):
+        parameter.requires_grad_(seen.grad is not None)

@@ -110,7 +110,7 @@ class MSD:
             hint = f"; data_root should name one of its folders: {', '.join(tasks)}" if tasks else ""
             raise ValueError(f"{no_cases(self.folder, EXPECTED, SOURCE)}{hint}")
         try:
-            description = json.loads(path.read_text(encoding="utf-8"))
+            description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path}: expected JSON: {error}") from error
         if lacking := [key for key in ("modality", "labels", "training") if key not in description]:

@@ -1,0 +1,81 @@
+"""How unevenly the foreground is spread over samples: areas, skewness, kurtosis."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+EPS = torch.finfo(torch.float64).eps
+
+
+def pixel_areas(mask: Tensor, num_spatial: int = 2) -> Tensor:
+    """Foreground pixels (``num_spatial=2``) or voxels (3) of each mask.
+
+    Args:
+        mask: ``(..., *S)`` of any dtype, 0 or 1.
+        num_spatial: how many axes at the end ``*S`` are.
+
+    Returns:
+        ``(...)``, in the mask's dtype if that is floating, else int64. Exact up to 2**24 voxels in float32.
+    """
+    return mask.sum(tuple(range(-num_spatial, 0)))
+
+
+def contour_areas(mask: Tensor) -> Tensor:
+    """Area inside the contours of each mask, in pixels, measured as the authors of CALF do.
+
+    The sum of OpenCV's ``contourArea`` over all contours of ``findContours(RETR_TREE, CHAIN_APPROX_SIMPLE)``. A contour runs
+    through the centres of border pixels: areas are smaller than pixel counts, a single pixel or a line has area 0, and the
+    contour of a hole *adds* to the sum. An empty mask has area 0.
+
+    Waits for the device: the masks are copied to the host.
+
+    Args:
+        mask: ``(..., H, W)`` of any dtype, 0 or 1.
+
+    Returns:
+        ``(...)`` float64 on the mask's device.
+    """
+    import cv2
+
+    images = mask.detach().flatten(0, -3).to("cpu", torch.uint8).numpy()
+    areas = []
+    for image in images:
+        contours, _ = cv2.findContours(image, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+        areas.append(sum(cv2.contourArea(contour) for contour in contours))
+    return torch.tensor(areas, dtype=torch.float64, device=mask.device).view(mask.shape[:-2])
+
+
+def skewness_and_kurtosis(areas: Tensor, all_ranks: bool = False) -> tuple[Tensor, Tensor]:
+    """Biased skewness and excess kurtosis over the first axis, as ``scipy.stats.skew`` and ``scipy.stats.kurtosis`` give them.
+
+    ``mean((A - mu)^3) / sigma^3`` and ``mean((A - mu)^4) / sigma^4 - 3``, in float64 on the areas' device, without waiting for it.
+
+    Args:
+        areas: ``(N, ...)``; everything behind the first axis is independent.
+        all_ranks: over the samples of all ranks of ``torch.distributed``, where it runs: all ranks must call it, may hold
+            different ``N``, and get the same numbers.
+
+    Returns:
+        Two tensors ``(...)``; NaN where all areas are equal, hence also for a single sample.
+    """
+    # MPS has no float64
+    areas = areas.detach().to(torch.float32 if areas.device.type == "mps" else torch.float64)
+    shared = all_ranks and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    mean = _mean_over_ranks(areas) if shared else areas.mean(0)
+    # central moments in a second pass: raw ones cancel, and equal areas must have a variance of exactly zero
+    deviation = areas - mean
+    square = deviation * deviation
+    powers = torch.stack([square, square * deviation, square * square], 1)
+    m2, m3, m4 = _mean_over_ranks(powers) if shared else powers.mean(0)
+    # scipy's limit: a spread below the rounding of the mean is none
+    m2 = m2.masked_fill(m2 <= (EPS * mean) ** 2, torch.nan)
+    return m3 / m2**1.5, m4 / (m2 * m2) - 3
+
+
+def _mean_over_ranks(x: Tensor) -> Tensor:
+    """Mean over the first axis of all ranks' tensors, whose lengths may differ."""
+    total = torch.stack([x.sum(0), torch.full_like(x[0], x.shape[0])])
+    dist.all_reduce(total)
+    return total[0] / total[1]

@@ -1,0 +1,252 @@
+"""The conditionally adaptive loss function: the imbalance of the batch chooses the formula.
+
+Alam et al. 2025, https://arxiv.org/abs/2504.04458.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from calf.imbalance import contour_areas, pixel_areas, skewness_and_kurtosis
+from calf.losses.contract import SegmentationLoss, one_versus_rest
+from calf.losses.margin import ARCSINE, EVERYWHERE, FISHER, LN, LN_OVERLAP, LOGIT, MISSED, NUM_ROWS, WRONG, Plan, margin_sums
+
+BRANCHES = ("fisher", "logit", "arcsine", "ln", "log10", "bce_dice")
+#: The first four branches are numbered as the forms they are made of; these two are made of the last one.
+LOG10, BCE_DICE = LN + 1, LN + 2
+FORM_OF_BRANCH = (FISHER, LOGIT, ARCSINE, LN, LN, LN_OVERLAP)
+
+
+def choose_branch(skewness: Tensor, kurtosis: Tensor) -> Tensor:
+    """Index into BRANCHES for each entry, int64, chosen on the tensors' device.
+
+    ``S <= -1`` Fisher; ``-1 < S <= -0.5`` logit; ``-0.5 < S < 0`` arcsine; ``0 < S < 0.5`` with ``K < 0`` and ``S >= 1`` log10;
+    ``0.5 <= S < 1`` natural log; everything else BCE + Dice: ``S = 0``, ``0 < S < 0.5`` with ``K >= 0``, and NaN.
+    """
+    s, slight = skewness, torch.where(kurtosis < 0, LOG10, BCE_DICE)
+    # no comparison holds for NaN
+    right = torch.where(s >= 1, LOG10, torch.where(s >= 0.5, LN, torch.where(s > 0, slight, BCE_DICE)))
+    return torch.where(s <= -1, FISHER, torch.where(s <= -0.5, LOGIT, torch.where(s < 0, ARCSINE, right)))
+
+
+def branch_losses(
+    z: Tensor, y: Tensor, foreground: Tensor, branch: Tensor, clamp: float | None, known: list[int] | None = None
+) -> Tensor:
+    """The loss of each cell in its own branch.
+
+    Args:
+        z: logits ``(K, *grid, B, *cell)``, as :func:`into_cells` makes them: ``G`` cells over the whole batch.
+        y: truth, same shape and dtype, 0 or 1.
+        foreground: ``(G,)``, sum of ``y`` in each cell.
+        branch: ``(G,)`` int64 on the device of ``z``, index into BRANCHES.
+        clamp: bound of ``|z|``, ``None`` for no bound.
+        known: the same branches on the host, where they are known there; then nothing else is computed. Without them all
+            forms are, and the device picks: more arithmetic, but the host need not wait.
+
+    Returns:
+        ``(G,)``.
+    """
+    sums = margin_sums(z, y, clamp, _plan(known))
+    if known is None:
+        sums = sums.where(_rows_of(branch), 0)
+    num_voxels = z.numel() // branch.numel()
+    scale = torch.where(branch == LOG10, 1 / (num_voxels * math.log(10)), 1 / num_voxels)
+    losses = sums[: LN + 1].sum(0) * scale
+    if known is not None and BCE_DICE not in known:
+        return losses
+    # Dice as 1 - (2 TP + e) / (2 TP + FP + FN + e), without the cancellation; rows that are not wanted are 0
+    dice = sums[WRONG] / (2 * (foreground - sums[MISSED]) + sums[WRONG] + 1e-7)
+    return losses + dice
+
+
+def _rows_of(branch: Tensor) -> Tensor:
+    """``(6, G)``: which of the sums each cell's branch is made of."""
+    rows = torch.arange(NUM_ROWS, device=branch.device)[:, None]
+    return (rows == branch.clamp(max=LN)) | ((rows > LN) & (branch == BCE_DICE))
+
+
+def _plan(known: list[int] | None) -> Plan:
+    if known is None:
+        return [(EVERYWHERE, (FISHER, LOGIT, ARCSINE, LN_OVERLAP))]
+    cells: dict[int, list[int]] = {}
+    for cell, branch in enumerate(known):
+        cells.setdefault(FORM_OF_BRANCH[branch], []).append(cell)
+    return [(EVERYWHERE if len(cells) == 1 else chosen, (form,)) for form, chosen in cells.items()]
+
+
+class ConditionallyAdaptiveLoss(SegmentationLoss):
+    """What the image-wide and the region-wise loss share: measure the cells, choose their branches, compute them."""
+
+    branches = BRANCHES
+
+    def __init__(self, area: str, ddp: str, clamp: float | None) -> None:
+        super().__init__()
+        check_option("area", area, ("pixels", "contour"))
+        check_option("ddp", ddp, ("global", "local"))
+        if clamp is not None and not clamp > 0:
+            raise ValueError(f"expected clamp to be positive, or null for no bound, got {clamp}")
+        self.area, self.ddp, self.clamp = area, ddp, clamp
+        # plain attributes: DDP would make the ranks' buffers equal
+        self.last_branch = torch.empty(0, dtype=torch.int64)
+        self.last_skewness = torch.empty(0, dtype=torch.float64)
+        self.last_kurtosis = torch.empty(0, dtype=torch.float64)
+
+    def cell_losses(self, z: Tensor, y: Tensor) -> Tensor:
+        """Logits and truth ``(K, *grid, B, *cell)`` to the loss ``(G,)`` of each of the ``G`` cells over the batch."""
+        half = y.ndim // 2
+        pixels = pixel_areas(y, half - 1).flatten(0, half - 1)
+        skewness, kurtosis, known = self.imbalance(y, pixels)
+        branch = choose_branch(skewness, kurtosis)
+        self.last_branch, self.last_skewness, self.last_kurtosis = branch, skewness, kurtosis
+        if known is None and self.host_may_read(y):
+            known = branch.tolist()
+        return branch_losses(z, y, pixels.sum(1), branch, self.clamp, known)
+
+    def imbalance(self, y: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
+        """Skewness and kurtosis ``(G,)`` on the device of ``y``, and the branches where the host knows them already.
+
+        ``y`` as above, ``pixels`` ``(G, B)`` its areas.
+        """
+        if self.area == "contour":
+            if y.ndim != 6:
+                raise ValueError("contours exist in 2-D only: for volumes set area=pixels")
+            pixels = contour_areas(y).view_as(pixels)
+        return *skewness_and_kurtosis(pixels.T, all_ranks=self.ddp == "global"), None
+
+    def host_may_read(self, y: Tensor) -> bool:
+        """Whether reading a number costs nothing: on the CPU, or where the contours have made the host wait anyway."""
+        return (y.device.type == "cpu" and not torch.compiler.is_compiling()) or self.area == "contour"
+
+
+class CALFLoss(ConditionallyAdaptiveLoss):
+    r"""``-mean(y f(p) + (1 - y) f(1 - p))``, with ``f`` chosen by skewness and kurtosis of the samples' foreground areas.
+
+    ========  =================  =======================================================
+    branch    ``f(p)``           what it does
+    ========  =================  =======================================================
+    fisher    ``atanh(p)``       unbounded below
+    logit     ``ln(p / (1-p))``  unbounded below, the same gradient for every voxel
+    arcsine   ``asin(sqrt(p))``  within -pi/2 and 0, forgives badly wrong voxels
+    log10     ``log10(p)``       BCE / 2.3026
+    ln        ``ln(p)``          BCE
+    bce_dice  BCE + soft Dice    pooled over the batch, 1e-7 added above and below
+    ========  =================  =======================================================
+
+    :func:`choose_branch` states when. Alam et al. 2025, https://arxiv.org/abs/2504.04458. Fisher, logit and arcsine give negative
+    values, and a sample's share depends on which samples are in its batch. Each sigmoid channel has its own areas and branch;
+    exclusive classes are taken one against the rest, without background; the loss is the mean over channels. Empty samples
+    count with area 0; all areas equal, or a single sample, leave skewness undefined and choose ``bce_dice``. The target must
+    be 0 or 1. Differentiable once.
+
+    Args:
+        scope: the samples whose areas count: ``batch``, or ``dataset`` with one branch for the whole training, for which
+            :meth:`observe_dataset` must be called before the first step.
+        area: ``pixels``, or ``contour`` as in the authors' code (2-D and scope ``batch`` only, waits for the device; see
+            :func:`calf.imbalance.contour_areas`).
+        ddp: with several ranks, the areas of the ``global`` batch, or of the ``local`` one. The sums over voxels are local.
+        clamp: bound of ``|logit|``, without gradient beyond it; 16.118 is the authors' bound of 1e-7 on ``p``. ``None``: no bound.
+
+    On CUDA no step waits for the device unless ``area`` is ``contour``. Afterwards ``last_branch``, ``last_skewness`` and
+    ``last_kurtosis``, one entry for each channel, say what was chosen and why.
+
+    Raises:
+        ValueError: an unknown option; ``scope=dataset`` without the data set's areas; contours in 3-D.
+    """
+
+    def __init__(self, scope: str, area: str, ddp: str, clamp: float | None) -> None:
+        super().__init__(area, ddp, clamp)
+        check_option("scope", scope, ("batch", "dataset"))
+        if scope == "dataset" and area == "contour":
+            raise ValueError("scope=dataset goes by the data set's pixel areas: expected area=pixels, got area=contour")
+        self.scope = scope
+        self._dataset: tuple[Tensor, Tensor] | None = None
+        self._known: list[int] = []
+
+    def observe_dataset(self, areas: Tensor) -> None:
+        """Fix the branch of ``scope=dataset`` from now on; without effect for ``scope=batch``.
+
+        Args:
+            areas: foreground pixels of every training sample, ``(N,)`` for one branch for all channels or ``(N, K)`` for one
+                each. Skewness and kurtosis have no unit: any resolution will do.
+        """
+        if areas.ndim not in (1, 2) or areas.numel() == 0:
+            raise ValueError(f"expected the areas of the training samples, (N,) or (N, channels), got {tuple(areas.shape)}")
+        self._dataset = skewness_and_kurtosis(areas.reshape(areas.shape[0], -1))
+        self._known = choose_branch(*self._dataset).tolist()
+
+    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
+        z, y = (into_cells(x, 1) for x in one_versus_rest(logits, target))
+        return self.cell_losses(z, y).mean()
+
+    def imbalance(self, y: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
+        if self.scope == "batch":
+            return super().imbalance(y, pixels)
+        channels = y.shape[0]
+        if self._dataset is None:
+            raise ValueError("scope=dataset needs the training set's areas first: call observe_dataset(areas) before training")
+        if len(self._known) not in (1, channels):
+            raise ValueError(f"observe_dataset was given areas of {len(self._known)} channels, the target has {channels}")
+        skewness, kurtosis = self._dataset = self._dataset[0].to(y.device), self._dataset[1].to(y.device)
+        known = self._known * (channels // len(self._known))
+        return skewness.expand(channels), kurtosis.expand(channels), known
+
+
+class RegionCALFLoss(ConditionallyAdaptiveLoss):
+    """CALF in each cell of a grid, the cells weighted by their errors: ``sum(w_r L_r) / sum(w_r)``, ``w_r = 1 + FP_r + FN_r``.
+
+    Alam et al. 2025, https://arxiv.org/abs/2504.04458. ``L_r`` is :class:`CALFLoss` of that part of the image with its own areas
+    and branch; FP and FN are counts of the thresholded prediction (logit > 0) over the batch's cell, without gradient. Lines
+    that the grid does not divide are dropped at the end of each axis. Mean over channels; everything else as in CALFLoss, with
+    scope ``batch``.
+
+    Args:
+        grid: cells along each spatial axis: ``grid ** 2`` cells in 2-D, ``grid ** 3`` in 3-D.
+        area: ``pixels`` or ``contour``, as in CALFLoss.
+        ddp: ``global`` or ``local``, as in CALFLoss. Weights are local.
+        clamp: as in CALFLoss.
+
+    ``last_branch``, ``last_skewness`` and ``last_kurtosis`` have one entry for each channel and cell, channels first, then rows.
+
+    Raises:
+        ValueError: an unknown option; an image smaller than the grid; contours in 3-D.
+    """
+
+    def __init__(self, grid: int, area: str, ddp: str, clamp: float | None) -> None:
+        super().__init__(area, ddp, clamp)
+        if grid < 1:
+            raise ValueError(f"expected at least one cell along each axis, got grid={grid}")
+        self.grid = grid
+
+    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
+        z, y = (into_cells(x, self.grid) for x in one_versus_rest(logits, target))
+        losses = self.cell_losses(z, y).view(z.shape[0], -1)
+        weights = 1 + _num_wrong(z.detach(), y).view_as(losses)
+        return ((weights * losses).sum(1) / weights.sum(1)).mean()
+
+
+def _num_wrong(z: Tensor, y: Tensor) -> Tensor:
+    """Voxels ``(K, *grid)`` of each cell on the wrong side of ``z > 0``, in the dtype of ``z``."""
+    # straight into floating point: booleans are slower to make and to sum
+    predicted = torch.gt(z, 0, out=torch.empty_like(z))
+    return predicted.ne_(y).sum(tuple(range(z.ndim // 2, z.ndim)))
+
+
+def into_cells(x: Tensor, grid: int) -> Tensor:
+    """``(B, K, *S)`` seen as ``(K, *grid, B, *cell)``; what is left over at the end of an axis is dropped."""
+    if min(x.shape[2:]) < grid:
+        raise ValueError(f"expected images of at least {grid} voxels along each axis for grid={grid}, got {tuple(x.shape)}")
+    for axis in range(x.ndim - 1, 1, -1):
+        size = x.shape[axis] // grid
+        if x.shape[axis] % grid:
+            x = x.narrow(axis, 0, size * grid)
+        x = x.unflatten(axis, (grid, size))
+    # (B, K, grid, size, grid, size, ...)
+    return x.permute(1, *range(2, x.ndim, 2), 0, *range(3, x.ndim, 2))
+
+
+def check_option(name: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise ValueError(f"expected {name} to be one of {', '.join(options)}, got {value!r}")

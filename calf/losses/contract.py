@@ -1,0 +1,151 @@
+"""The contract of every loss, and the only place where inputs are checked and turned into channels.
+
+``loss(logits, target) -> scalar``, with spatial axes ``*S`` in 2-D or 3-D. The target's form decides, as in torch:
+
+* ``(B, *S)`` integers: class indices, class 0 is background; softmax over ``C >= 2`` channels ("exclusive").
+* ``(B, C, *S)``, the logits' own shape, values 0 or 1 of any dtype: each channel is a sigmoid of its own.
+
+A new loss is a subclass of :class:`SegmentationLoss` whose ``compute`` starts from :func:`probs_and_onehot` (losses on
+probabilities) or :func:`one_versus_rest` (losses on logits), and a YAML. What a loss needs beyond logits and target it takes at
+construction, or through one of the optional hooks below. The trainer looks for hooks on every module in ``loss.modules()``, so
+a loss inside a sum is found too:
+
+* :class:`ObservesDataset`: told the training set's foreground areas before the first step.
+* :class:`TakesBranches`: can be asked which of its branches the latest step took.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class ObservesDataset(Protocol):
+    """A loss that wants to know the training set before the first step."""
+
+    def observe_dataset(self, areas: Tensor) -> None:
+        """``areas``: ``(N,)``, or ``(N, C)`` for ``C`` foreground classes or regions; one row for each training sample."""
+
+
+@runtime_checkable
+class TakesBranches(Protocol):
+    """A loss that computes one of several formulas. Reading these tensors on the host is what waits for the device, not writing.
+
+    ``branches``: the formulas' names. ``last_branch``: int64 index into them; ``last_skewness``, ``last_kurtosis``: what they were
+    chosen by. All three are 1-D, on the logits' device, one entry for each independent choice of the latest step, empty before it.
+    """
+
+    branches: tuple[str, ...]
+    last_branch: Tensor
+    last_skewness: Tensor
+    last_kurtosis: Tensor
+
+
+class SegmentationLoss(nn.Module):
+    """A loss that keeps the contract; subclasses write ``compute``.
+
+    Everything is computed in at least float32 with autocast off: half precision overflows in sums over voxels and rounds
+    ``1 - 1e-7`` to 1. float64 logits stay float64.
+
+    Raises:
+        ValueError: logits or target have a shape or dtype outside the contract, or integers on the CPU hold an impossible value.
+    """
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        check(logits, target)
+        with torch.autocast(logits.device.type, enabled=False):
+            return self.compute(logits.to(torch.promote_types(logits.dtype, torch.float32)), target)
+
+    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of checked float32 or float64 ``logits``; ``target`` in either form."""
+        raise NotImplementedError
+
+
+def is_exclusive(logits: Tensor, target: Tensor) -> bool:
+    """Whether the target holds class indices, so that channel 0 is background; else all channels are foreground."""
+    return target.ndim == logits.ndim - 1
+
+
+def check(logits: Tensor, target: Tensor) -> None:
+    """Raise a ValueError unless logits and target keep the contract.
+
+    Values are looked at only where that is all but free: integers on the CPU.
+    """
+    if logits.ndim not in (4, 5) or not logits.is_floating_point() or logits.numel() == 0:
+        raise ValueError(
+            f"expected floating-point logits (B, C, H, W) or (B, C, D, H, W) without an empty axis, "
+            f"got {logits.dtype} {tuple(logits.shape)}"
+        )
+    if is_exclusive(logits, target):
+        _check_indices(logits, target)
+        top = logits.shape[1] - 1
+    elif target.shape == logits.shape:
+        top = 1
+    else:
+        raise ValueError(
+            f"expected class indices {_without_channel(logits)} or channels {tuple(logits.shape)} for these logits, "
+            f"got a target {tuple(target.shape)}{_shape_hint(logits, target)}"
+        )
+    _check_values(target, top)
+
+
+def _check_indices(logits: Tensor, target: Tensor) -> None:
+    if target.shape != _without_channel(logits):
+        raise ValueError(f"expected class indices {_without_channel(logits)} for these logits, got {tuple(target.shape)}")
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"class indices need logits of at least 2 channels, got {tuple(logits.shape)}; "
+            "for a single sigmoid channel give the target the logits' shape: target[:, None]"
+        )
+    if target.is_floating_point():
+        raise ValueError(f"class indices are integers, got {target.dtype}; convert with target.long()")
+
+
+def _check_values(target: Tensor, top: int) -> None:
+    if target.device.type != "cpu" or target.is_floating_point() or target.dtype == torch.bool or torch.compiler.is_compiling():
+        return
+    low, high = (int(value) for value in target.aminmax())
+    if low < 0 or high > top:
+        raise ValueError(f"expected target values 0 to {top}, got {low} to {high}; map the labels to classes first")
+
+
+def _without_channel(logits: Tensor) -> tuple[int, ...]:
+    return (logits.shape[0], *logits.shape[2:])
+
+
+def _shape_hint(logits: Tensor, target: Tensor) -> str:
+    if target.ndim == logits.ndim and target.shape[1] == 1:
+        return "; exclusive classes take indices without a channel axis: target[:, 0]"
+    return ""
+
+
+def probs_and_onehot(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities and truth of every channel, both ``(B, C, *S)`` in the logits' dtype; background included."""
+    if is_exclusive(logits, target):
+        return logits.softmax(1), _onehot(target, range(logits.shape[1]), logits.dtype)
+    return logits.sigmoid(), target.to(logits.dtype)
+
+
+def one_versus_rest(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Every foreground channel as a yes/no question: logits ``z`` and truth ``y``, both ``(B, K, *S)`` in the logits' dtype.
+
+    Sigmoid channels are that already. For exclusive classes ``z_c = logit_c - logsumexp(the others)``, whose sigmoid is exactly
+    the softmax probability of class ``c``, also where it rounds to 0 or 1; ``K = C - 1`` without background.
+    """
+    if not is_exclusive(logits, target):
+        return logits, target.to(logits.dtype)
+    foreground = range(1, logits.shape[1])
+    channels = logits.unbind(1)
+    rest = [torch.stack(channels[:c] + channels[c + 1 :], 1).logsumexp(1) for c in foreground]
+    return logits[:, 1:] - torch.stack(rest, 1), _onehot(target, foreground, logits.dtype)
+
+
+def _onehot(target: Tensor, classes: range, dtype: torch.dtype) -> Tensor:
+    # filled class by class: comparing with an index tensor makes a large integer and a bool intermediate
+    onehot = torch.empty(target.shape[0], len(classes), *target.shape[1:], dtype=dtype, device=target.device)
+    for channel, index in enumerate(classes):
+        onehot[:, channel] = target == index
+    return onehot

@@ -1,0 +1,167 @@
+"""The jobs of a grid: each one composed, planned and spelt as a command before anything starts."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import RunMode
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from hydra_plugins.calf_grid._worker import log_file
+
+# what concerns the launcher and not the job
+GRID_ONLY = ("hydra.launcher", "hydra.sweeper", "hydra.sweep", "hydra.mode")
+
+
+class Plan(Protocol):
+    """What the planner says of a job's configuration. `value` is the primary metric of a finished run; `names` tells the job from others in
+    displays (data set, model, loss), and gives the run folder its parents: ``<grid>/<name>/.../<folder>``."""
+
+    folder: Path
+    finished: bool
+    value: float | None
+    names: dict[str, str]
+    seed: int | None
+    fold: int | None
+
+
+@dataclass
+class Job:
+    """One run of the grid. `state`: waiting, running, finished, skipped (was finished before), failed, stopped."""
+
+    number: int
+    overrides: list[str]
+    command: list[str]
+    config: DictConfig
+    planner: str
+    plan: Plan
+    working_dir: str
+    state: str = "waiting"
+    reason: str = ""
+    value: float | None = None
+    seconds: float | None = None
+
+    @property
+    def label(self) -> str:
+        extra = [f"{name} {value}" for name, value in (("seed", self.plan.seed), ("fold", self.plan.fold)) if value is not None]
+        return " ".join([*self.plan.names.values(), *extra])
+
+    @property
+    def status(self) -> str:
+        return f"{self.state} ({self.reason})" if self.reason else self.state
+
+    @property
+    def log(self) -> Path:
+        return log_file(self.plan.folder)
+
+    @property
+    def grid_folder(self) -> Path:
+        return self.plan.folder.parents[len(self.plan.names)]
+
+    def task_config(self) -> DictConfig:
+        """The configuration that the job's own task function gets: without the node ``hydra``."""
+        return _without_hydra(self.config)
+
+    def look_again(self) -> None:
+        """Plans once more, to learn what the process has left."""
+        self.plan = _call(self.planner, self.config)
+
+
+def plan_jobs(
+    loader: ConfigLoader, master: DictConfig, planner: str, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[Job]:
+    """Every job of a batch. Raises with the message of each job that cannot be composed or planned: then nothing may start."""
+    kept = _job_hydra_overrides(loader, master)
+    jobs: list[Job] = []
+    problems: dict[str, str] = {}
+    for number, overrides in enumerate(job_overrides, start=first):
+        spelt = [*kept, *overrides, "hydra.mode=RUN"]
+        config = _compose(loader, master, spelt)
+        try:
+            plan = _call(planner, config)
+        except ValueError as error:
+            problems.setdefault(str(error), " ".join(overrides))
+            continue
+        state = "skipped" if plan.finished else "waiting"
+        cwd = master.hydra.runtime.cwd
+        jobs.append(Job(number, list(overrides), _command(spelt), config, planner, plan, cwd, state, value=plan.value))
+    if problems:
+        lines = [f"  {overrides}: {message}" for message, overrides in problems.items()]
+        raise ConfigCompositionException("\n".join(["Nothing was started, because some jobs cannot run:", *lines]))
+    return jobs
+
+
+def prepare(jobs: list[Job], function: str) -> None:
+    """Calls `function` with the configuration of one job for each distinct node ``dataset``, or name of a data set where there is no node."""
+    seen: dict[str, Job] = {}
+    for job in jobs:
+        with _as_current_job(job.config):
+            node = job.config.get("dataset")
+            key = OmegaConf.to_yaml(node, resolve=True) if OmegaConf.is_config(node) else job.plan.names.get("dataset", "")
+        seen.setdefault(key, job)
+    for job in seen.values():
+        try:
+            _call(function, job.config)
+        except ValueError as error:
+            raise HydraException(f"Nothing was started, because the data could not be prepared: {error}") from error
+
+
+def _job_hydra_overrides(loader: ConfigLoader, master: DictConfig) -> list[str]:
+    """The command line's overrides of Hydra itself that a job must see too (its logging, say)."""
+    lines = list(master.hydra.overrides.hydra)
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(lines)
+    names = [".".join(override.key_or_group.replace("/", ".").split(".")[:2]) for override in parsed]
+    return [line for line, name in zip(lines, names, strict=True) if name not in GRID_ONLY]
+
+
+def _compose(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -> DictConfig:
+    """The configuration exactly as the job's process will compose it, from the very words of its command line."""
+    config = loader.load_configuration(config_name=master.hydra.job.config_name, overrides=overrides, run_mode=RunMode.RUN)
+    # the grid's ${now:...} holds for every job of it
+    OmegaConf.copy_cache(from_config=master, to_config=config)
+    return config
+
+
+def _command(overrides: list[str]) -> list[str]:
+    args, _ = get_args_parser().parse_known_args(sys.argv[1:])
+    given = {"--config-path": args.config_path, "--config-name": args.config_name, "--config-dir": args.config_dir}
+    flags = [word for flag, value in given.items() if value is not None for word in (flag, value)]
+    return [sys.executable, str(Path(sys.argv[0]).absolute()), *flags, *overrides]
+
+
+def _call(function: str, config: DictConfig) -> Any:
+    """``function(task configuration)`` with ``${hydra:...}`` resolving to that job, as when Hydra runs it."""
+    with _as_current_job(config):
+        return get_method(function)(_without_hydra(config))
+
+
+@contextmanager
+def _as_current_job(config: DictConfig) -> Iterator[None]:
+    outer = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    try:
+        with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+            config.hydra.runtime.output_dir = str(Path(str(OmegaConf.select(config, "hydra.run.dir"))).absolute())
+        HydraConfig.instance().set_config(config)
+        yield
+    finally:
+        HydraConfig.instance().cfg = outer
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    task = copy.deepcopy(config)
+    with read_write(task), open_dict(task):
+        del task["hydra"]
+    return task

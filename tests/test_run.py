@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from PIL import Image
+
+from calf import run
+from calf.runfolder import RunFolder
+from tests.conftest import ROOT
+from tests.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for the whole file: the phantom and its store are made once."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def train(place: Path, composed: Callable) -> Callable[..., run.RunPlan]:
+    """Run the tiny configuration with these overrides in this process."""
+
+    def call(*overrides: str) -> run.RunPlan:
+        cfg = composed(*tiny(place, *overrides))
+        HydraConfig.instance().set_config(cfg)
+        run.run(cfg)
+        return run.plan(cfg)
+
+    return call
+
+
+def scores(folder: RunFolder) -> bytes:
+    """What must be equal in equal runs: every score of every case, to the last bit."""
+    return folder.cases.read_bytes()
+
+
+def learning(folder: RunFolder) -> pd.DataFrame:
+    return pd.read_csv(folder.history).drop(columns="seconds")
+
+
+def test_a_run_leaves_its_numbers_and_where_they_came_from(train):
+    planned = train("name=whole", "loss=calf", "pictures=1", "logger=csv")
+    folder = planned.folder
+    rows = pd.read_csv(folder.cases)
+    split = json.loads((folder.path / "split.json").read_text())
+    assert sorted(rows["patient"].unique()) == sorted(split["test"])
+    assert not rows.duplicated(["case", "class", "metric"]).any()
+    assert set(rows["metric"]) >= {"dice", "iou", "specificity", "sensitivity", "precision", "mae", "accuracy"}
+    result = folder.result
+    assert result["primary"]["value"] == pytest.approx(rows[rows["metric"] == "dice"]["value"].mean(), nan_ok=True)
+    assert result["store_key"] and result["fingerprint"] and result["versions"]["torch"]
+    history = pd.read_csv(folder.history)
+    assert history["epoch"].tolist() == [0, 1]
+    assert {"train/loss", "train/dice", "val/dice", "val/specificity"} <= set(history)
+    best = history["val/dice"].idxmax()
+    assert result["best_epoch"] == best
+    branches = pd.read_csv(folder.path / "branches.csv")
+    steps = history["step"].iloc[-1]
+    assert branches["step"].tolist() == list(range(steps))
+    histogram = pd.read_csv(folder.path / "branch_histogram.csv", index_col="branch")
+    assert histogram["count"].sum() == steps
+    assert histogram["count"].to_dict() == branches["branch"].value_counts().reindex(histogram.index, fill_value=0).to_dict()
+    assert json.loads((folder.path / "status.json").read_text())["state"] == "finished"
+    (picture,) = (folder.path / "pictures").glob("*.png")
+    assert len(np.unique(np.asarray(Image.open(picture)))) > 10
+
+
+def test_predictions_are_the_scored_masks_in_the_grid_of_the_patient(train):
+    planned = train("name=predicted", "loss=bce", "trainer.max_epochs=4")
+    rows = pd.read_csv(planned.folder.cases)
+    for case in planned.store.cases:
+        path = planned.folder.predictions / f"{case.id}.nii.gz"
+        if case.id not in set(rows["case"]):
+            assert not path.exists()
+            continue
+        predicted, truth = nib.load(path), nib.load(case.mask)
+        assert np.allclose(predicted.affine, truth.affine)
+        p, t = np.asarray(predicted.dataobj) > 0, np.asarray(truth.dataobj) > 0
+        row = rows[(rows["case"] == case.id) & (rows["metric"] == "dice")].iloc[0]
+        assert row["value"] == pytest.approx(2 * (p & t).sum() / (p.sum() + t.sum()))
+        assert row["predicted_volume_mm3"] == pytest.approx(p.sum() * 540)
+        assert row["reference_volume_mm3"] == pytest.approx(t.sum() * 540)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(train):
+    first, second = train("name=one", "loss=focal"), train("name=two", "loss=focal")
+    other = train("name=one", "loss=focal", "seed=1")
+    assert scores(first.folder) == scores(second.folder)
+    pd.testing.assert_frame_equal(learning(first.folder), learning(second.folder), check_exact=True)
+    assert scores(first.folder).replace(b",0,", b",1,") != scores(other.folder).replace(b",0,", b",1,")
+    assert not learning(first.folder)["train/loss"].equals(learning(other.folder)["train/loss"])
+
+
+def test_a_finished_run_is_not_run_again(train, capsys):
+    planned = train("name=once", "loss=bce")
+    stamps = {path: path.stat().st_mtime_ns for path in planned.folder.path.rglob("*")}
+    again = train("name=once", "loss=bce")
+    assert "finished before" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in planned.folder.path.rglob("*")} == stamps
+    assert again.value == planned.value
+
+
+def test_what_cannot_change_a_number_does_not_change_the_folder(place, composed):
+    def folder(*overrides: str) -> str:
+        cfg = composed(*tiny(place, *overrides))
+        HydraConfig.instance().set_config(cfg)
+        return run.plan(cfg).folder.path.name
+
+    assert folder() == folder("pictures=3", "logger=csv", "trainer.log_every_n_steps=7", "dataset.workers=2")
+    different = [(), ("seed=1",), ("optim.lr=0.1",), ("loss=bce",), ("trainer.max_epochs=3",), ("dataset.layout.noise=0.2",)]
+    assert len({folder(*overrides) for overrides in different}) == len(different)
+
+
+@pytest.mark.parametrize("target", ["classes", "regions"])
+@pytest.mark.parametrize("loss", ["calf", "dice"])
+def test_several_classes_and_overlapping_regions_are_trained_and_scored(train, target, loss):
+    planned = train(f"name={target}", f"loss={loss}", f"dataset.target={target}", "trainer.max_epochs=1")
+    rows = pd.read_csv(planned.folder.cases)
+    assert rows["class"].nunique() == 3
+
+
+def test_the_paper_protocol_scores_batches(train):
+    planned = train("name=paper", "loss=bce", "protocol=paper", "trainer.max_epochs=1")
+    rows = pd.read_csv(planned.folder.cases)
+    assert set(rows["protocol"]) == {"paper"}
+    assert rows["case"].str.startswith("batch-").all()
+
+
+def job(script: str, place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / script), *tiny(place, *overrides)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_a_killed_run_continues_and_ends_with_the_numbers_of_an_undisturbed_one(place):
+    overrides = ("loss=calf", "model=fpn", "model.encoder_name=resnet18", "trainer.max_epochs=4")  # FPN has dropout
+    killed = job("tests/killed.py", place, "name=killed", *overrides)
+    assert killed.returncode == -signal.SIGKILL
+    (status,) = (place / "runs" / "killed").rglob("status.json")
+    assert json.loads(status.read_text())["state"] == "running"
+    for name in ("killed", "undisturbed"):
+        process = job("train.py", place, f"name={name}", *overrides)
+        assert process.returncode == 0, process.stdout + process.stderr
+    folders = [RunFolder(next((place / "runs" / name).rglob("result.json")).parent) for name in ("killed", "undisturbed")]
+    assert scores(folders[0]) == scores(folders[1])
+    pd.testing.assert_frame_equal(learning(folders[0]), learning(folders[1]), check_exact=True)
+    branches = [pd.read_csv(folder.path / "branches.csv") for folder in folders]
+    pd.testing.assert_frame_equal(*branches, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["loss=cafl"], ["Could not find 'loss/cafl'", "calf_region", "bce_dice"]),
+        (["loss.gama=2"], ["gama"]),
+        (["dataset.target=lung"], ["whole_tumour"]),
+        (["model.encoder_name=resnet81", "model=unet"], ["resnet18"]),
+        (["dataset=msd", "data_root=/nowhere"], ["/nowhere", "medicaldecathlon"]),
+        (["fold=0"], ["single holdout"]),
+    ],
+)
+def test_bad_options_are_named_and_leave_no_run(place, overrides, said):
+    arguments = [item for item in tiny(place, "name=bad") if "msd" not in str(overrides) or "dataset.layout" not in item]
+    command = [sys.executable, str(ROOT / "train.py"), *arguments, *overrides]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode != 0
+    for words in said:
+        assert words in process.stdout + process.stderr
+    assert not list((place / "runs" / "bad").rglob("result.json"))
