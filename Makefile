@@ -50,7 +50,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    break; \
 	  done; \
 	  if [ -z "$${fits:-}" ]; then \
-	    echo "make: calf needs Python 3.11 or 3.12, found $$(python3 --version 2>&1 || true). Install one, or use environment.yml." >&2; \
+	    echo "make: calf needs Python 3.11 or 3.12, found $$(python3 --version 2> /dev/null || echo none). Install one, or use environment.yml." >&2; \
 	    exit 1; \
 	  elif ! [ -x $(RUN) ]; then \
 	    echo "make: $$fits lacks its venv module. On Debian and Ubuntu: apt-get install $$fits-venv" >&2; \

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from calf.data.restore import write_mask
 from calf.data.store import write_text
-from calf.losses.calf import BRANCHES
+from calf.losses.contract import TakesBranches
 from calf.pictures import overlay, slices_to_show
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ class BranchTrace(pl.Callback):
     """``branches.csv``: which branch a conditional loss took at each step, with the skewness and kurtosis that chose it,
     and ``branch_histogram.csv``, how often each was taken.
 
-    Watches every part of the loss that has ``last_branch``, ``last_skewness`` and ``last_kurtosis``; a step whose loss decides
-    several times (regions, channels) has as many rows. Values stay on the device until the epoch ends.
+    Watches every part of the loss that keeps :class:`calf.losses.contract.TakesBranches`; a step whose loss decides several times
+    (regions, channels) has as many rows. Values stay on the device until the epoch ends.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -86,7 +86,7 @@ class BranchTrace(pl.Callback):
         self.done, self.steps = [state_dict["done"]], state_dict["steps"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Segmenter) -> None:  # type: ignore[override]
-        self.watched = [part for part in pl_module.loss.modules() if hasattr(part, "last_branch")]
+        self.watched = [part for part in pl_module.loss.modules() if isinstance(part, TakesBranches)]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epoch = []
@@ -107,9 +107,10 @@ class BranchTrace(pl.Callback):
             return
         table = pd.DataFrame(torch.cat(self.done).numpy(), columns=["step", "part", "branch", "skewness", "kurtosis"])
         table = table.astype({"step": int, "part": int})
-        table["branch"] = [BRANCHES[int(branch)] for branch in table["branch"]]
+        branches = self.watched[0].branches
+        table["branch"] = [branches[int(branch)] for branch in table["branch"]]
         write_text(self.folder.path / "branches.csv", table.to_csv(index=False))
-        counts = table["branch"].value_counts().reindex(BRANCHES, fill_value=0)
+        counts = table["branch"].value_counts().reindex(branches, fill_value=0)
         histogram = pd.DataFrame({"count": counts, "share": counts / counts.sum()})
         write_text(self.folder.path / "branch_histogram.csv", histogram.to_csv(index_label="branch"))
         for logger in trainer.loggers:

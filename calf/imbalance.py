@@ -50,7 +50,8 @@ def contour_areas(mask: Tensor) -> Tensor:
 def skewness_and_kurtosis(areas: Tensor, all_ranks: bool = False) -> tuple[Tensor, Tensor]:
     """Biased skewness and excess kurtosis over the first axis, as ``scipy.stats.skew`` and ``scipy.stats.kurtosis`` give them.
 
-    ``mean((A - mu)^3) / sigma^3`` and ``mean((A - mu)^4) / sigma^4 - 3``, in float64 on the areas' device, without waiting for it.
+    ``mean((A - mu)^3) / sigma^3`` and ``mean((A - mu)^4) / sigma^4 - 3``, in float64. Stays on the areas' device and does not
+    wait for it.
 
     Args:
         areas: ``(N, ...)``; everything behind the first axis is independent.

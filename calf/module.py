@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from calf.data.cases import Target
+from calf.losses.contract import ObservesDataset
 from calf.metrics.overlap import SliceCounts, count_slices
 from calf.metrics.protocol import Protocol
 
@@ -108,9 +109,10 @@ class Segmenter(pl.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]
 
     def on_fit_start(self) -> None:
-        if hasattr(self.loss, "observe_dataset"):
-            areas = self.data.store.areas[self.data.part("train")]
-            self.loss.observe_dataset(torch.from_numpy(areas).float().to(self.device))
+        areas = torch.from_numpy(self.data.store.areas[self.data.part("train")]).float().to(self.device)
+        for part in self.loss.modules():
+            if isinstance(part, ObservesDataset):
+                part.observe_dataset(areas)
 
     def on_train_epoch_start(self) -> None:
         # the epoch's dropout and the like follow from seed and epoch alone, so that it is the same after a resume

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -127,6 +128,8 @@ def _run_planned(cfg: DictConfig, planned: RunPlan) -> float:
     except BaseException as error:
         tracking.close(failed=True)
         folder.write_status("failed", error="".join(traceback.format_exception_only(error)).strip())
+        if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
+            raise SystemExit(f"calf: {error.__cause__}") from None  # an option that a constructor refused, in its own words
         raise
     tracking.close(failed=False)
     result["seconds"] = time.perf_counter() - began
@@ -173,14 +176,16 @@ def _build_module(cfg: DictConfig, data: SliceData) -> Segmenter:
 
     from calf.module import Segmenter
 
-    network = instantiate(cfg.model, in_channels=len(data.store.modalities), classes=data.target.num_channels)
+    network = instantiate(
+        cfg.model, in_channels=len(data.store.modalities), classes=data.target.num_channels, _convert_="all"
+    )
     if cfg.channels_last:
         network.to(memory_format=torch.channels_last)
     if cfg.compile:
         network.compile()
     return Segmenter(
         network,
-        instantiate(cfg.loss),
+        instantiate(cfg.loss, _convert_="all"),
         instantiate(cfg.optim),
         instantiate(cfg.scheduler),
         data.target,
@@ -206,6 +211,9 @@ def _result(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmente
 
     rows = module.test_rows
     assert rows is not None
+    if module.protocol.name == "per_case":  # a table never silently lacks a case, or counts one twice
+        tested = {case.id for case in data.store.cases if case.patient in data.division.test}
+        assert set(rows["case"]) == tested, f"scored {sorted(set(rows['case']) ^ tested)} amiss"
     scores = {name: None if math.isnan(value) else value for name, value in module.protocol.summarise(rows).items()}
     names = planned.names
     context = {"protocol": module.protocol.name, "dataset": names["dataset"], "split": data.division.hash}

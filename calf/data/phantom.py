@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -25,7 +25,7 @@ VERSION = 1  # of the generator: data sets of different versions lie in differen
 BRAIN_MM = (150.0, 180.0, 140.0)  # the field of view that holds every brain
 
 _HALF_MM = 100.0  # noise is laid over +-100 mm, whatever the voxels
-_MIDDLE_Z_MM = -7.0  # of the box, from the middle of the cerebrum
+_MIDDLE_Z_MM = -5.0  # of the box, from the middle of the cerebrum
 
 # relative to white matter in T1; what a radiologist expects of each tissue in each modality
 _CONTRAST = {
@@ -76,7 +76,7 @@ class Phantom(BraTS2020):
     radius_spread: float = 0.3
     satellite_share: float = 0.4
     low_grade_share: float = 0.1
-    noise: float = 0.045
+    noise: float = 0.04
     bias_field: float = 0.1
     annotation_bias_mm: float = 0.0
 
@@ -93,13 +93,14 @@ class Phantom(BraTS2020):
         if not 1 <= self.patients <= 999 or self.seed < 0:
             raise ValueError(f"expected 1 ... 999 patients and a seed of at least 0, got {self.patients} and {self.seed}")
         for name in ("satellite_share", "low_grade_share"):
+            setattr(self, name, float(getattr(self, name)))
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share in 0 ... 1, got {getattr(self, name)}")
         for name in ("radius_mm", "radius_spread", "noise", "bias_field", "annotation_bias_mm"):
-            # 2 and 2.0 are one data set
-            setattr(self, name, float(getattr(self, name)))
-            if name != "annotation_bias_mm" and not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is at least 0, got {getattr(self, name)}")
+            value = float(getattr(self, name))
+            if not math.isfinite(value) or (value < 0 and name != "annotation_bias_mm"):
+                raise ValueError(f"{name} is at least 0 and finite, got {value}")
+            setattr(self, name, value)  # 2 and 2.0 are one data set
 
     @property
     def folder(self) -> Path:
@@ -224,13 +225,13 @@ class _Space:
 
     def share(self, depth_mm: Array) -> Array:
         """Share of a voxel that lies inside a surface, from its depth below it."""
-        return cast(Array, np.clip(depth_mm / self.edge_mm + 0.5, 0, 1))
+        return np.clip(depth_mm / self.edge_mm + 0.5, 0, 1)
 
 
 def _reach(points: list[Array], centre: Vector, semi_axes: Vector) -> Array:
     """Distance from a centre in units of the semi-axes: 1 on the ellipsoid."""
     x, y, z = ((p - c) / s for p, c, s in zip(points, centre, semi_axes, strict=True))
-    return cast(Array, np.sqrt(x * x + y * y + z * z))
+    return np.sqrt(x * x + y * y + z * z)
 
 
 def _depth(points: list[Array], centre: Vector, semi_axes: Vector) -> Array:
@@ -273,14 +274,14 @@ def _lesions(phantom: Phantom, rng: np.random.Generator) -> Iterator[_Lesion]:
 
 def _brain(space: _Space, tumour: _Lesion, rng: np.random.Generator) -> dict[str, Array]:
     """Shares of ``csf``, ``grey`` and ``white`` matter; 1 in the ``brain``; and what confuses: ``walls``, ``vessels``."""
-    wide, long, high, roomy = np.exp((0.035, 0.035, 0.035, 0.2) * rng.standard_normal(4)).tolist()
-    bent = [p + 2.5 * space.noise(rng, 50.0) for p in space.points]
+    wide, long, high, roomy = np.exp((0.03, 0.03, 0.03, 0.2) * rng.standard_normal(4)).tolist()
+    bent = [p + 1.8 * space.noise(rng, 50.0) for p in space.points]
     head = [np.abs(bent[0]) / wide, bent[1] / long, bent[2] / high]
     flattened = [*head[:2], np.where(head[2] > 0, head[2], head[2] * 1.8)]  # a flat base
-    cerebrum = _depth(flattened, (0, 0, 0), (68, 84, 62))
-    temporal = _depth(head, (42, 8, -24), (22, 40, 22))
-    cerebellum = _depth(head, (14, -48, -46), (38, 30, 24))
-    stem = _depth(head, (0, -18, -48), (13, 13, 30))
+    cerebrum = _depth(flattened, (0, 0, 0), (65, 80, 57))
+    temporal = _depth(head, (40, 8, -22), (21, 38, 21))
+    cerebellum = _depth(head, (14, -46, -42), (36, 29, 23))
+    stem = _depth(head, (0, -18, -42), (13, 13, 25))
     *_, second, depth = np.sort([cerebrum, temporal, cerebellum, stem], axis=0)
 
     # the tumour pushes what is inside the skull: look up the anatomy nearer to its centre
@@ -297,7 +298,7 @@ def _brain(space: _Space, tumour: _Lesion, rng: np.random.Generator) -> dict[str
 
     curved = [inner[0] - (inner[1] / 16) ** 2, *inner[1:]]  # the horns turn outwards in front and behind
     horns = [((5, 18, 10), (4.5, 17, 7)), ((7, -6, 19), (5, 25, 5)), ((12, -38, 8), (6, 16, 8)), ((32, -16, -15), (4, 15, 4))]
-    middle = [((0, -8, 3), (2.5, 12, 8)), ((0, -34, -42), (5, 5, 8))]
+    middle = [((0, -8, 3), (2.5, 12, 8)), ((0, -33, -38), (5, 5, 8))]
     cavities = [(curved, *horn) for horn in horns] + [(inner, *cavity) for cavity in middle]
     ventricle = np.maximum.reduce([_depth(at, centre, (a * roomy, b, c * roomy)) for at, centre, (a, b, c) in cavities])
     nuclei = [((10, -16, 6), (9, 14, 9)), ((26, 2, 2), (6, 18, 9)), ((15, 16, 10), (5, 10, 8))]
@@ -330,10 +331,8 @@ def _tumour(space: _Space, lesions: list[_Lesion], tissue: dict[str, Array], rng
         rough = (0.2 * coarse + 0.1 * fine) * min(1.0, lesion.outer_mm / 12)
         core = lesion.core_mm - reach * (1 + 0.6 * rough + 0.08 * finest)
         oedema = np.maximum(core, lesion.outer_mm - reach * (1 + rough + resistance))
-        necrosis = (
-            np.minimum(core - 1, lesion.necrosis_mm - reach * (1 - 0.8 * rough + 0.15 * fine)) if lesion.enhancing else core
-        )
-        surfaces.append([oedema, core, necrosis])
+        cavity = np.minimum(core - 1, lesion.necrosis_mm - reach * (1 - 0.8 * rough + 0.15 * fine))
+        surfaces.append([oedema, core, cavity if lesion.enhancing else core])
     oedema, core, necrosis = (np.maximum.reduce(same) for same in zip(*surfaces, strict=True))
     tissue |= {"oedema": np.clip(oedema / 4 + 0.5, 0, 1), "rim": space.share(core), "necrosis": space.share(necrosis)}
     labels = np.zeros(oedema.shape, np.uint8)
@@ -358,5 +357,5 @@ def _image(
     signal *= np.exp(0.05 * space.noise(rng, 5.0) + phantom.bias_field * space.noise(rng, 80.0))
     real, imaginary = (rng.standard_normal(signal.shape, dtype=np.float32) * phantom.noise for _ in range(2))
     gain = 350 * math.exp(0.25 * rng.standard_normal())
-    magnitude: Array = np.hypot(signal + real, imaginary) * gain * tissue["brain"]
+    magnitude = np.hypot(signal + real, imaginary) * gain * tissue["brain"]
     return np.clip(np.rint(magnitude), tissue["brain"], 32767).astype(np.int16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import re
 import zlib
@@ -28,6 +29,7 @@ LABEL_TOLERANCE = 1e-3  # resampled or rescaled masks hold 0.9999999 for 1
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _GZIP = b"\x1f\x8b"
+_BAD_HEADER = (HeaderDataError, WrapStructError, KeyError, ValueError, OverflowError)  # all that nibabel is seen to raise
 
 
 class VolumeError(ValueError):
@@ -148,8 +150,10 @@ def encode_target(labels: NDArray[Any], target: Target) -> NDArray[np.uint8]:
     Exclusive: the class index, 1 for the first name, 0 for every value that no class names. Otherwise bit ``i`` is set
     where region ``i`` is; a single region gives 0 and 1.
     """
-    if labels.dtype.kind not in "ui" or (labels.size and not 0 <= labels.min() <= labels.max() <= 255):
-        raise ValueError(f"expected integer label values in 0 ... 255, got {labels.dtype}, {labels.min()} ... {labels.max()}")
+    if labels.dtype.kind not in "ui":
+        raise ValueError(f"expected integer label values, got {labels.dtype}: cast them first")
+    if labels.size and not 0 <= labels.min() <= labels.max() <= 255:
+        raise ValueError(f"expected label values in 0 ... 255, got {labels.min()} ... {labels.max()}")
     code = np.zeros(256, np.uint8)
     for index, values in enumerate(target.labels):
         code[list(values)] |= index + 1 if target.exclusive else 1 << index
@@ -157,7 +161,7 @@ def encode_target(labels: NDArray[Any], target: Target) -> NDArray[np.uint8]:
 
 
 def to_original(array: NDArray[Any], original_affine: NDArray[Any]) -> NDArray[Any]:
-    """A RAS+ array (X, Y, Z) in the order of axes of the file it belongs to; inverse of the reorientation of reading.
+    """A RAS+ array (X, Y, Z, ...) in the order of axes of the file it belongs to; inverse of the reorientation of reading.
 
     ``write_volume(path, to_original(prediction, volume.original_affine), volume.original_affine)`` lies on the image.
     """
@@ -209,7 +213,7 @@ def _inflate(path: Path) -> bytes:
         return content
     try:
         return igzip.decompress(content)
-    except (EOFError, gzip.BadGzipFile, IsalError) as error:  # type: ignore[misc]  # isal's stub types the class as an instance
+    except (EOFError, gzip.BadGzipFile, IsalError) as error:  # type: ignore[misc]  # the stub has an instance
         reason = "are cut short" if isinstance(error, EOFError) else "are damaged"
         raise VolumeError(
             f"{path}: the compressed data {reason} ({len(content)} bytes; {error}): fetch the file again"
@@ -233,7 +237,7 @@ def _grid(path: Path, start: bytes) -> Grid:
         header = header_class(start[: header_class.template_dtype.itemsize])
         shape, affine = tuple(int(size) for size in header.get_data_shape()), header.get_best_affine()
         unit = header.get_xyzt_units()[0]
-    except (HeaderDataError, WrapStructError, KeyError) as error:
+    except _BAD_HEADER as error:
         raise VolumeError(f"{path}: the NIfTI header is damaged ({error}): fetch the file again") from error
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -243,9 +247,9 @@ def _grid(path: Path, start: bytes) -> Grid:
         raise VolumeError(f"{path}: expected one number a voxel, got {header.get_data_dtype()}: convert it to a scalar image")
     if unit not in ("mm", "unknown"):
         raise VolumeError(f"{path}: expected millimetres, but the header says {unit}: convert the file to millimetres")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    axes = io_orientation(affine) if np.isfinite(affine).all() else np.full((3, 2), np.nan)
+    if np.isnan(axes).any():
         raise VolumeError(f"{path}: expected an affine that can be inverted, got\n{_text(affine)}\nRepair the sform or qform")
-    axes = io_orientation(affine)
     oriented = affine @ inv_ornt_aff(axes, shape[:3])
     x, y, z = (shape[axis] for axis in np.argsort(axes[:, 0]))
     dx, dy, dz = (float(size) for size in nib.affines.voxel_sizes(oriented))
@@ -260,10 +264,13 @@ def _parse(path: Path, raw: bytes, channel: int | None) -> tuple[Grid, NDArray[A
     if channel is not None and not 0 <= channel < grid.num_channels:
         raise VolumeError(f"{path}: expected a file with a channel {channel}, it has {grid.num_channels}, counted from 0")
     try:
-        proxy = _image_class(path, raw).from_bytes(raw).dataobj
-        data = np.asanyarray(proxy[..., channel or 0] if grid.num_channels > 1 else proxy)
-    except (OSError, ValueError) as error:  # nibabel's words for too few voxels
-        raise VolumeError(f"{path}: the voxels are cut short or damaged ({error}): fetch the file again") from error
+        proxy: Any = _image_class(path, raw).from_bytes(raw).dataobj
+        needed = math.prod(proxy.shape) * proxy.dtype.itemsize + proxy.offset
+    except _BAD_HEADER as error:
+        raise VolumeError(f"{path}: the NIfTI header is damaged ({error}): fetch the file again") from error
+    if needed > len(raw):
+        raise VolumeError(f"{path}: the voxels are cut short: expected {needed} bytes, got {len(raw)}: fetch the file again")
+    data = np.asanyarray(proxy[..., channel or 0] if grid.num_channels > 1 else proxy)
     return grid, apply_orientation(data.reshape(grid.original_shape), io_orientation(grid.original_affine))
 
 
@@ -271,7 +278,8 @@ def _missing_modality(case: Case, modality: str) -> VolumeError:
     """Name the file that the case lacks, by analogy with one that it has."""
     hint = "the case has no image at all"
     for name, image in case.images.items():
-        pattern = re.sub(rf"(?<![a-z0-9]){re.escape(name)}(?![a-z0-9])", modality, image.path.name, flags=re.IGNORECASE)
+        token = re.compile(rf"(?<![a-z0-9]){re.escape(name)}(?![a-z0-9])", re.IGNORECASE)
+        pattern = token.sub(lambda found: modality.capitalize() if found[0][0].isupper() else modality, image.path.name)
         hint = f"it has {', '.join(case.images)} in {image.path.parent}"
         if pattern != image.path.name:
             return VolumeError(f"case {case.id} has no {modality} image: expected {image.path.parent / pattern}; {hint}")
@@ -316,14 +324,12 @@ def _labels_of(path: Path, data: NDArray[Any], labels: dict[int, str]) -> NDArra
     allowed = np.zeros(256, bool)
     allowed[list(labels)] = True
     in_range = values.min() >= 0 and values.max() <= 255
-    mask = values.astype(np.uint8)
+    with np.errstate(invalid="ignore"):  # what does not fit is refused below
+        mask = values.astype(np.uint8)
     if not in_range or not allowed[mask].all():
-        odd = {
-            f"{value:g}": int(count)
-            for value, count in zip(*np.unique(values, return_counts=True), strict=True)
-            if value not in labels
-        }
-        found = ", ".join(f"{value} ({count} voxels)" for value, count in list(odd.items())[:10])
+        counts = zip(*np.unique(values, return_counts=True), strict=True)
+        odd = [f"{value:g} ({count} voxels)" for value, count in counts if value not in labels]
+        found = ", ".join(odd[:10]) + (", ..." if len(odd) > 10 else "")
         known = ", ".join(f"{value} {meaning}" for value, meaning in labels.items())
         raise VolumeError(f"{path}: unexpected label {found}; allowed are {known}: is it a mask of this data set and year?")
     return np.ascontiguousarray(mask)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from calf.imbalance import contour_areas, pixel_areas, skewness_and_kurtosis
 from calf.losses.contract import SegmentationLoss, one_versus_rest
-from calf.losses.margin import ARCSINE, EVERYWHERE, FISHER, LN, LN_OVERLAP, LOGIT, MISSED, NUM_ROWS, WRONG, Plan, margin_sums
+from calf.losses.margin import ARCSINE, EVERYWHERE, FISHER, LN, LOGIT, OVERLAP, Plan, margin_sums
 
 BRANCHES = ("fisher", "logit", "arcsine", "ln", "log10", "bce_dice")
-#: The first four branches are numbered as the forms they are made of; these two are made of the last one.
+#: The first four branches are numbered as the forms they are made of; these two are made of the last.
 LOG10, BCE_DICE = LN + 1, LN + 2
-FORM_OF_BRANCH = (FISHER, LOGIT, ARCSINE, LN, LN, LN_OVERLAP)
+FORMS_OF_BRANCH = ((FISHER,), (LOGIT,), (ARCSINE,), (LN,), (LN,), (OVERLAP, LN))
 
 
 def choose_branch(skewness: Tensor, kurtosis: Tensor) -> Tensor:
@@ -38,43 +38,35 @@ def branch_losses(
     """The loss of each cell in its own branch.
 
     Args:
-        z: logits ``(K, *grid, B, *cell)``, as :func:`into_cells` makes them: ``G`` cells over the whole batch.
+        z: logits ``(G, n)`` of ``G`` cells of ``n`` voxels, the whole batch's.
         y: truth, same shape and dtype, 0 or 1.
-        foreground: ``(G,)``, sum of ``y`` in each cell.
+        foreground: ``(G,)``, the sum of ``y`` in each cell.
         branch: ``(G,)`` int64 on the device of ``z``, index into BRANCHES.
         clamp: bound of ``|z|``, ``None`` for no bound.
         known: the same branches on the host, where they are known there; then nothing else is computed. Without them all
-            forms are, and the device picks: more arithmetic, but the host need not wait.
+            forms are, and weights of 0 and 1 pick on the device: more arithmetic, but the host need not wait.
 
     Returns:
         ``(G,)``.
     """
-    sums = margin_sums(z, y, clamp, _plan(known))
-    if known is None:
-        sums = sums.where(_rows_of(branch), 0)
-    num_voxels = z.numel() // branch.numel()
+    num_voxels = z.shape[1]
     scale = torch.where(branch == LOG10, 1 / (num_voxels * math.log(10)), 1 / num_voxels)
-    losses = sums[: LN + 1].sum(0) * scale
+    forms = torch.arange(OVERLAP, device=z.device)[:, None]
+    weight = torch.where(forms == branch.clamp(max=LN), scale, 0).to(z.dtype)
+    losses, wrong, missed = margin_sums(z, y, weight, clamp, _plan(known))
     if known is not None and BCE_DICE not in known:
         return losses
-    # Dice as 1 - (2 TP + e) / (2 TP + FP + FN + e), without the cancellation; rows that are not wanted are 0
-    dice = sums[WRONG] / (2 * (foreground - sums[MISSED]) + sums[WRONG] + 1e-7)
-    return losses + dice
-
-
-def _rows_of(branch: Tensor) -> Tensor:
-    """``(6, G)``: which of the sums each cell's branch is made of."""
-    rows = torch.arange(NUM_ROWS, device=branch.device)[:, None]
-    return (rows == branch.clamp(max=LN)) | ((rows > LN) & (branch == BCE_DICE))
+    # 1 - (2 TP + e) / (2 TP + FP + FN + e), without the cancellation
+    dice = wrong / (2 * (foreground - missed) + wrong + 1e-7)
+    return losses + dice.where(branch == BCE_DICE, 0)
 
 
 def _plan(known: list[int] | None) -> Plan:
+    forms = (FISHER, LOGIT, ARCSINE, OVERLAP, LN)
     if known is None:
-        return [(EVERYWHERE, (FISHER, LOGIT, ARCSINE, LN_OVERLAP))]
-    cells: dict[int, list[int]] = {}
-    for cell, branch in enumerate(known):
-        cells.setdefault(FORM_OF_BRANCH[branch], []).append(cell)
-    return [(EVERYWHERE if len(cells) == 1 else chosen, (form,)) for form, chosen in cells.items()]
+        return [(form, EVERYWHERE) for form in forms]
+    cells = {form: [cell for cell, branch in enumerate(known) if form in FORMS_OF_BRANCH[branch]] for form in forms}
+    return [(form, EVERYWHERE if len(chosen) == len(known) else chosen) for form, chosen in cells.items() if chosen]
 
 
 class ConditionallyAdaptiveLoss(SegmentationLoss):
@@ -89,32 +81,30 @@ class ConditionallyAdaptiveLoss(SegmentationLoss):
         if clamp is not None and not clamp > 0:
             raise ValueError(f"expected clamp to be positive, or null for no bound, got {clamp}")
         self.area, self.ddp, self.clamp = area, ddp, clamp
-        # plain attributes: DDP would make the ranks' buffers equal
+        # plain attributes: as buffers, DDP would overwrite every rank's with those of the first
         self.last_branch = torch.empty(0, dtype=torch.int64)
         self.last_skewness = torch.empty(0, dtype=torch.float64)
         self.last_kurtosis = torch.empty(0, dtype=torch.float64)
 
     def cell_losses(self, z: Tensor, y: Tensor) -> Tensor:
-        """Logits and truth ``(K, *grid, B, *cell)`` to the loss ``(G,)`` of each of the ``G`` cells over the batch."""
-        half = y.ndim // 2
-        pixels = pixel_areas(y, half - 1).flatten(0, half - 1)
+        """Logits and truth ``(G, B, *cell)`` to the loss ``(G,)`` of each of the ``G`` cells over the batch."""
+        pixels = pixel_areas(y, num_spatial=y.ndim - 2)
         skewness, kurtosis, known = self.imbalance(y, pixels)
         branch = choose_branch(skewness, kurtosis)
         self.last_branch, self.last_skewness, self.last_kurtosis = branch, skewness, kurtosis
         if known is None and self.host_may_read(y):
             known = branch.tolist()
-        return branch_losses(z, y, pixels.sum(1), branch, self.clamp, known)
+        return branch_losses(z.flatten(1), y.flatten(1), pixels.sum(1), branch, self.clamp, known)
 
     def imbalance(self, y: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
         """Skewness and kurtosis ``(G,)`` on the device of ``y``, and the branches where the host knows them already.
 
-        ``y`` as above, ``pixels`` ``(G, B)`` its areas.
+        ``pixels`` ``(G, B)``: pixel areas of ``y`` ``(G, B, *cell)``.
         """
-        if self.area == "contour":
-            if y.ndim != 6:
-                raise ValueError("contours exist in 2-D only: for volumes set area=pixels")
-            pixels = contour_areas(y).view_as(pixels)
-        return *skewness_and_kurtosis(pixels.T, all_ranks=self.ddp == "global"), None
+        if self.area == "contour" and y.ndim != 4:
+            raise ValueError("contours exist in 2-D only: expected area=pixels for volumes, got area=contour")
+        areas = pixels if self.area == "pixels" else contour_areas(y)
+        return *skewness_and_kurtosis(areas.T, all_ranks=self.ddp == "global"), None
 
     def host_may_read(self, y: Tensor) -> bool:
         """Whether reading a number costs nothing: on the CPU, or where the contours have made the host wait anyway."""
@@ -130,8 +120,8 @@ class CALFLoss(ConditionallyAdaptiveLoss):
     fisher    ``atanh(p)``       unbounded below
     logit     ``ln(p / (1-p))``  unbounded below, the same gradient for every voxel
     arcsine   ``asin(sqrt(p))``  within -pi/2 and 0, forgives badly wrong voxels
-    log10     ``log10(p)``       BCE / 2.3026
     ln        ``ln(p)``          BCE
+    log10     ``log10(p)``       BCE / 2.3026
     bce_dice  BCE + soft Dice    pooled over the batch, 1e-7 added above and below
     ========  =================  =======================================================
 
@@ -146,8 +136,8 @@ class CALFLoss(ConditionallyAdaptiveLoss):
             :meth:`observe_dataset` must be called before the first step.
         area: ``pixels``, or ``contour`` as in the authors' code (2-D and scope ``batch`` only, waits for the device; see
             :func:`calf.imbalance.contour_areas`).
-        ddp: with several ranks, the areas of the ``global`` batch, or of the ``local`` one. The sums over voxels are local.
-        clamp: bound of ``|logit|``, without gradient beyond it; 16.118 is the authors' bound of 1e-7 on ``p``. ``None``: no bound.
+        ddp: with several ranks, the areas of the ``global`` batch, or of the ``local`` one. Sums over voxels are local.
+        clamp: bound of ``|logit|``, without gradient beyond it; 16.118 is the authors' bound of 1e-7 on ``p``. ``None``: none.
 
     On CUDA no step waits for the device unless ``area`` is ``contour``. Afterwards ``last_branch``, ``last_skewness`` and
     ``last_kurtosis``, one entry for each channel, say what was chosen and why.
@@ -178,7 +168,7 @@ class CALFLoss(ConditionallyAdaptiveLoss):
         self._known = choose_branch(*self._dataset).tolist()
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        z, y = (into_cells(x, 1) for x in one_versus_rest(logits, target))
+        z, y = (into_cells(x, grid=1) for x in one_versus_rest(logits, target))
         return self.cell_losses(z, y).mean()
 
     def imbalance(self, y: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
@@ -190,8 +180,7 @@ class CALFLoss(ConditionallyAdaptiveLoss):
         if len(self._known) not in (1, channels):
             raise ValueError(f"observe_dataset was given areas of {len(self._known)} channels, the target has {channels}")
         skewness, kurtosis = self._dataset = self._dataset[0].to(y.device), self._dataset[1].to(y.device)
-        known = self._known * (channels // len(self._known))
-        return skewness.expand(channels), kurtosis.expand(channels), known
+        return skewness.expand(channels), kurtosis.expand(channels), self._known * (channels // len(self._known))
 
 
 class RegionCALFLoss(ConditionallyAdaptiveLoss):
@@ -199,7 +188,7 @@ class RegionCALFLoss(ConditionallyAdaptiveLoss):
 
     Alam et al. 2025, https://arxiv.org/abs/2504.04458. ``L_r`` is :class:`CALFLoss` of that part of the image with its own areas
     and branch; FP and FN are counts of the thresholded prediction (logit > 0) over the batch's cell, without gradient. Lines
-    that the grid does not divide are dropped at the end of each axis. Mean over channels; everything else as in CALFLoss, with
+    that the grid does not divide are dropped at the end of each axis. Mean over channels; everything else as in CALFLoss with
     scope ``batch``.
 
     Args:
@@ -208,7 +197,8 @@ class RegionCALFLoss(ConditionallyAdaptiveLoss):
         ddp: ``global`` or ``local``, as in CALFLoss. Weights are local.
         clamp: as in CALFLoss.
 
-    ``last_branch``, ``last_skewness`` and ``last_kurtosis`` have one entry for each channel and cell, channels first, then rows.
+    ``last_branch``, ``last_skewness`` and ``last_kurtosis`` have one entry for each cell of each channel, channel by channel,
+    row by row.
 
     Raises:
         ValueError: an unknown option; an image smaller than the grid; contours in 3-D.
@@ -221,32 +211,32 @@ class RegionCALFLoss(ConditionallyAdaptiveLoss):
         self.grid = grid
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        z, y = (into_cells(x, self.grid) for x in one_versus_rest(logits, target))
-        losses = self.cell_losses(z, y).view(z.shape[0], -1)
-        weights = 1 + _num_wrong(z.detach(), y).view_as(losses)
+        z, y = one_versus_rest(logits, target)
+        channels = z.shape[1]
+        z, y = into_cells(z, self.grid), into_cells(y, self.grid)
+        losses = self.cell_losses(z, y).view(channels, -1)
+        # straight into floating point: booleans are slower to make and to sum
+        predicted = torch.gt(z.detach(), 0, out=torch.empty_like(y))
+        weights = 1 + predicted.ne_(y).flatten(1).sum(1).view(channels, -1)
         return ((weights * losses).sum(1) / weights.sum(1)).mean()
 
 
-def _num_wrong(z: Tensor, y: Tensor) -> Tensor:
-    """Voxels ``(K, *grid)`` of each cell on the wrong side of ``z > 0``, in the dtype of ``z``."""
-    # straight into floating point: booleans are slower to make and to sum
-    predicted = torch.gt(z, 0, out=torch.empty_like(z))
-    return predicted.ne_(y).sum(tuple(range(z.ndim // 2, z.ndim)))
-
-
 def into_cells(x: Tensor, grid: int) -> Tensor:
-    """``(B, K, *S)`` seen as ``(K, *grid, B, *cell)``; what is left over at the end of an axis is dropped."""
+    """``(B, K, *S)`` cut into ``(K * grid ** D, B, *cell)``, contiguous; what is left over at the end of an axis is dropped."""
     if min(x.shape[2:]) < grid:
         raise ValueError(f"expected images of at least {grid} voxels along each axis for grid={grid}, got {tuple(x.shape)}")
+    num_spatial = x.ndim - 2
     for axis in range(x.ndim - 1, 1, -1):
         size = x.shape[axis] // grid
         if x.shape[axis] % grid:
             x = x.narrow(axis, 0, size * grid)
         x = x.unflatten(axis, (grid, size))
     # (B, K, grid, size, grid, size, ...)
-    return x.permute(1, *range(2, x.ndim, 2), 0, *range(3, x.ndim, 2))
+    x = x.permute(1, *range(2, x.ndim, 2), 0, *range(3, x.ndim, 2))
+    return x.contiguous().flatten(0, num_spatial)
 
 
 def check_option(name: str, value: str, options: tuple[str, ...]) -> None:
+    """Raise a ValueError unless ``value`` is one of ``options``."""
     if value not in options:
         raise ValueError(f"expected {name} to be one of {', '.join(options)}, got {value!r}")

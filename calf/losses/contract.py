@@ -6,7 +6,7 @@
 * ``(B, C, *S)``, the logits' own shape, values 0 or 1 of any dtype: each channel is a sigmoid of its own.
 
 A new loss is a subclass of :class:`SegmentationLoss` whose ``compute`` starts from :func:`probs_and_onehot` (losses on
-probabilities) or :func:`one_versus_rest` (losses on logits), and a YAML. What a loss needs beyond logits and target it takes at
+probabilities), :func:`one_versus_rest` or :func:`margins` (losses on logits), and a YAML. What a loss needs beyond logits and target it takes at
 construction, or through one of the optional hooks below. The trainer looks for hooks on every module in ``loss.modules()``, so
 a loss inside a sum is found too:
 
@@ -32,10 +32,11 @@ class ObservesDataset(Protocol):
 
 @runtime_checkable
 class TakesBranches(Protocol):
-    """A loss that computes one of several formulas. Reading these tensors on the host is what waits for the device, not writing.
+    """A loss that computes one of several formulas, and can be asked which.
 
-    ``branches``: the formulas' names. ``last_branch``: int64 index into them; ``last_skewness``, ``last_kurtosis``: what they were
-    chosen by. All three are 1-D, on the logits' device, one entry for each independent choice of the latest step, empty before it.
+    ``branches``: the formulas' names. ``last_branch``: int64 index into them; ``last_skewness``, ``last_kurtosis``: what they
+    were chosen by. All three are 1-D, one entry for each choice of the latest step, empty before it, and stay on the logits'
+    device: writing them makes nobody wait, reading them on the host does.
     """
 
     branches: tuple[str, ...]
@@ -141,6 +142,18 @@ def one_versus_rest(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     channels = logits.unbind(1)
     rest = [torch.stack(channels[:c] + channels[c + 1 :], 1).logsumexp(1) for c in foreground]
     return logits[:, 1:] - torch.stack(rest, 1), _onehot(target, foreground, logits.dtype)
+
+
+def margins(logits: Tensor, target: Tensor) -> Tensor:
+    """How much speaks against the truth: ``m`` with ``sigmoid(-m)`` the true class's probability, also where that rounds to 0 or 1.
+
+    Sigmoid channels: ``(1 - 2y) logit``, ``(B, C, *S)``. Exclusive classes: ``logsumexp(the other logits) - logit`` of the true
+    class, ``(B, *S)``.
+    """
+    if not is_exclusive(logits, target):
+        return logits * (1 - 2 * target.to(logits.dtype))
+    index = target.long().unsqueeze(1)
+    return logits.scatter(1, index, -torch.inf).logsumexp(1) - logits.gather(1, index).squeeze(1)
 
 
 def _onehot(target: Tensor, classes: range, dtype: torch.dtype) -> Tensor:

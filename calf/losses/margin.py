@@ -12,126 +12,133 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LN2 = math.log(2)
+#: F.softplus that can be told where to write.
+_softplus = torch.ops.aten.softplus.out
 
-#: What can be asked of :func:`margin_sums`, each also a row of its result; LN_OVERLAP fills the rows LN, WRONG and MISSED.
-FISHER, LOGIT, ARCSINE, LN, WRONG, MISSED, LN_OVERLAP = range(7)
-NUM_ROWS = LN_OVERLAP
+#: The forms; OVERLAP is two sums in one.
+FISHER, LOGIT, ARCSINE, LN, OVERLAP = range(5)
 
-#: The forms wanted in which cells; no cell is listed twice, nor a form.
-Plan = Sequence[tuple["slice | list[int]", Sequence[int]]]
+#: The forms to compute, each in all cells or in those listed.
+Plan = Sequence[tuple[int, "slice | list[int]"]]
 EVERYWHERE = slice(None)
 
 
-def margin_sums(z: Tensor, y: Tensor, clamp: float | None, plan: Plan) -> Tensor:
+def margin_sums(z: Tensor, y: Tensor, weight: Tensor, clamp: float | None, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over the voxels of each cell.
 
-    =======  =============================  =======================================
-    row      summand                        for ``p``, probability of the truth
-    =======  =============================  =======================================
-    FISHER   ``-0.5 softplus(ln 2 - m)``    ``-atanh(p)``
-    LOGIT    ``m``                          ``-ln(p / (1 - p))``
-    ARCSINE  ``-atan(exp(-m / 2))``         ``-asin(sqrt(p))``
-    LN       ``softplus(m)``                ``-ln(p)``
-    WRONG    ``q = sigmoid(m)``             ``1 - p``: soft FP + FN
-    MISSED   ``y q``                        ``1 - p`` in the foreground: soft FN
-    =======  =============================  =======================================
+    =======  ===============================  ===========================================
+    form     summand                          for ``p``, probability of the truth
+    =======  ===============================  ===========================================
+    FISHER   ``-0.5 softplus(ln 2 - m)``      ``-atanh(p)``
+    LOGIT    ``m``                            ``-ln(p / (1 - p))``
+    ARCSINE  ``-atan(exp(-m / 2))``           ``-asin(sqrt(p))``
+    LN       ``softplus(m)``                  ``-ln(p)``
+    OVERLAP  ``q = sigmoid(m)`` and ``y q``   ``1 - p``, everywhere and in the foreground
+    =======  ===============================  ===========================================
 
     Args:
-        z: logits ``(*G, *N)``: the first half of the axes counts cells, the second half their voxels; any strides.
+        z: logits ``(G, n)`` of ``G`` cells of ``n`` voxels.
         y: truth, same shape and dtype, 0 or 1.
+        weight: ``(4, G)``, of each of the first four forms in each cell; no gradient.
         clamp: bound of ``|z|``, with no gradient beyond it; ``None`` for no bound.
-        plan: the forms that are wanted; all other sums are 0.
+        plan: the forms that are computed; the others count as 0.
 
     Returns:
-        ``(6, G)`` with all cells on one axis, differentiable once with respect to ``z``.
+        Three tensors ``(G,)``, differentiable once with respect to ``z``: the weighted sum of the first four forms; the soft
+        number of wrong voxels (FP + FN); the soft number of missed ones (FN).
     """
-    return _MarginSums.apply(z, y, clamp, plan)
+    if clamp is not None and z.device.type == "cpu" and not torch.compiler.is_compiling():
+        # clamping and its gradient cost more than a look at whether there is anything to clamp
+        low, high = z.detach().aminmax()
+        clamp = clamp if max(-float(low), float(high)) > clamp else None
+    weighted, wrong, missed = _MarginSums.apply(z, y, weight, clamp, plan)
+    return weighted, wrong, missed
 
 
 class _MarginSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, y: Tensor, clamp: float | None, plan: Plan) -> Tensor:
-        ctx.save_for_backward(z, y)
+    def forward(ctx: Any, z: Tensor, y: Tensor, weight: Tensor, clamp: float | None, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(z, y, weight)
         ctx.clamp, ctx.plan = clamp, plan
-        margin = _margin(z, y)
+        margin = torch.addcmul(z, y, z, value=-2)
         if clamp is not None:
             margin.clamp_(-clamp, clamp)
-        sums = z.new_zeros(NUM_ROWS, margin.shape[0])
-        for cells, forms in plan:
-            m = margin[cells]
-            for form in forms:
-                # only the last form of a cell may overwrite its margins
-                scratch = m if form == forms[-1] else m.clone()
-                if form == LN_OVERLAP:
-                    sums[LN, cells] = F.softplus(m).sum(1)
-                    sums[WRONG, cells] = scratch.sigmoid_().sum(1)
-                    sums[MISSED, cells] = scratch.mul_(_rows(y, cells)).sum(1)
-                else:
-                    sums[form, cells] = _summand(form, scratch).sum(1)
-        return sums
+        weighted, wrong, missed = (torch.zeros_like(weight[0]) for _ in range(3))
+        for form, cells in plan:
+            m, out = _margins(margin, cells, last=form == plan[-1][0])
+            values = _summand(form, m, out)
+            if form == OVERLAP:
+                wrong[cells] = values.sum(1)
+                missed[cells] = values.mul_(y[cells]).sum(1)
+            else:
+                weighted[cells] += values.sum(1) * weight[form, cells]
+        return weighted, wrong, missed
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        z, y = ctx.saved_tensors
-        margin = _margin(z, y)
-        for cells, forms in ctx.plan:
-            m, g = margin[cells], grad[:, cells, None]
-            slopes = []
-            for form in forms:
-                scratch = m if form == forms[-1] else m.clone()
-                if form == LN_OVERLAP:
-                    q = scratch.sigmoid_()
-                    slope = torch.addcmul(g[WRONG], _rows(y, cells), g[MISSED])
-                    slopes.append(slope.mul_(1 - q).add_(g[LN]).mul_(q))
-                else:
-                    slopes.append(_slope(form, scratch, g[form]))
-            slope = sum(slopes[1:], slopes[0])
-            if cells == EVERYWHERE:
-                margin = slope
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        z, y, weight = ctx.saved_tensors
+        by_weighted, by_wrong, by_missed = grads
+        margin, slopes = torch.addcmul(z, y, z, value=-2), []
+        for form, cells in ctx.plan:
+            if form == OVERLAP:
+                factor = torch.addcmul(by_wrong[cells, None], y[cells], by_missed[cells, None])
             else:
-                margin[cells] = slope
-        slope = margin.view_as(z)
-        # laid out as the logits are, so that what comes next need not copy
-        gradient = torch.addcmul(slope, slope, y, value=-2, out=slope if z.is_contiguous() else torch.empty_like(z))
+                factor = (by_weighted[cells] * weight[form, cells])[:, None]
+            m, out = _margins(margin, cells, last=form == ctx.plan[-1][0])
+            slopes.append((cells, _slope(form, m, factor, out)))
+        gradient = _add_up(slopes, margin)
+        torch.addcmul(gradient, gradient, y, value=-2, out=gradient)
         if ctx.clamp is not None:
             torch.ops.aten.hardtanh_backward(gradient, z, -ctx.clamp, ctx.clamp, grad_input=gradient)
-        return gradient, None, None, None
+        return gradient, None, None, None, None
 
 
-def _margin(z: Tensor, y: Tensor) -> Tensor:
-    """``(1 - 2y) z`` as ``(G, n)``, in memory of its own."""
-    margin = torch.empty_like(z, memory_format=torch.contiguous_format)
-    torch.addcmul(z, y, z, value=-2, out=margin)
-    return _rows(margin, EVERYWHERE)
+def _margins(margin: Tensor, cells: slice | list[int], last: bool) -> tuple[Tensor, Tensor]:
+    """Margins of some cells, and memory for what is made of them: their own, unless forms to come need the margins."""
+    m = margin[cells]
+    return m, m if last or isinstance(cells, list) else torch.empty_like(m)
 
 
-def _rows(x: Tensor, cells: slice | list[int]) -> Tensor:
-    """``(G, n)`` of ``(*G, *N)`` for some of the ``G`` cells."""
-    half = x.ndim // 2
-    return x.flatten(0, half - 1)[cells].flatten(1)
+def _add_up(slopes: list[tuple[slice | list[int], Tensor]], margin: Tensor) -> Tensor:
+    """Sum of the slopes, in the memory of the last or, once they are done with, of the margins."""
+    cells, total = slopes[-1]
+    if isinstance(cells, list):
+        total = margin.zero_()
+    else:
+        slopes = slopes[:-1]
+    for cells, slope in slopes:
+        if isinstance(cells, list):
+            total.index_add_(0, torch.tensor(cells, device=total.device), slope)
+        else:
+            total.add_(slope)
+    return total
 
 
-def _summand(form: int, m: Tensor) -> Tensor:
-    """A form of ``m``, in its memory."""
+def _summand(form: int, m: Tensor, out: Tensor) -> Tensor:
     if form == FISHER:
-        return F.softplus(m.neg_().add_(LN2), out=m).mul_(-0.5)
+        return _softplus(torch.neg(m, out=out).add_(LN2), out=out).mul_(-0.5)
     if form == ARCSINE:
-        return m.mul_(-0.5).exp_().atan_().neg_()
-    return F.softplus(m, out=m) if form == LN else m
+        # atan(exp(-m / 2)), which atan2 computes faster
+        return torch.atan2(m.new_ones(()), torch.mul(m, 0.5, out=out).exp_(), out=out).neg_()
+    if form == OVERLAP:
+        return torch.sigmoid(m, out=out)
+    return _softplus(m, out=out) if form == LN else m
 
 
-def _slope(form: int, m: Tensor, grad: Tensor) -> Tensor:
-    """The derivative of a form by ``m``, times ``grad`` ``(G, 1)``, in the memory of ``m``."""
+def _slope(form: int, m: Tensor, factor: Tensor, out: Tensor) -> Tensor:
+    """The derivative of a form with respect to ``m``, times ``factor`` ``(G, 1)`` or ``(G, n)``."""
     if form == FISHER:
-        return m.neg_().add_(LN2).sigmoid_().mul_(0.5 * grad)
+        return torch.neg(m, out=out).add_(LN2).sigmoid_().mul_(0.5 * factor)
     if form == ARCSINE:
         # 0.25 / cosh(m / 2), which cannot overflow in this form
-        e = m.abs_().mul_(-0.5).exp_()
-        return e.div_(1 + e * e).mul_(0.5 * grad)
-    return m.sigmoid_().mul_(grad) if form == LN else m.copy_(grad)
+        e = torch.abs(m, out=out).mul_(-0.5).exp_()
+        return e.div_(torch.addcmul(e.new_ones(()), e, e)).mul_(0.5 * factor)
+    if form == LOGIT:
+        return out.copy_(factor)
+    q = torch.sigmoid(m, out=out)
+    return q.mul_(factor) if form == LN else torch.addcmul(q, q, q, value=-1, out=q).mul_(factor)

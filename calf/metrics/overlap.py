@@ -31,6 +31,9 @@ def count_slices(prediction: Tensor, target: Tensor, valid: Tensor | None = None
 
     Raises:
         ValueError: other dtypes than bool, or shapes that differ (they are never broadcast).
+
+    >>> count_slices(torch.tensor([[[[True, True, False]]]]), torch.tensor([[[[True, False, False]]]]))
+    tensor([[[1, 1, 0, 1]]])
     """
     if prediction.shape != target.shape or prediction.dtype != torch.bool or target.dtype != torch.bool:
         raise ValueError(

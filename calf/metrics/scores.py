@@ -37,7 +37,11 @@ def _ratio(numerator: Counts, denominator: Counts) -> Floats:
 
 
 def dice(counts: Counts) -> Floats:
-    """``2 TP / (2 TP + FP + FN)``."""
+    """``2 TP / (2 TP + FP + FN)``.
+
+    >>> dice(np.array([[2, 2, 4, 8], [0, 0, 0, 16]])).tolist()
+    [0.4, nan]
+    """
     tp, fp, fn, _ = np.moveaxis(counts, -1, 0)
     return _ratio(2 * tp, 2 * tp + fp + fn)
 
@@ -100,6 +104,10 @@ def case_scores(counts: Counts) -> tuple[Floats, npt.NDArray[np.str_]]:
 
     ``counts``: ``(..., 4)``, summed over a whole case. Returns values ``(..., len(METRICS))``, NaN where a score is
     undefined, and status ``(...)``.
+
+    >>> values, status = case_scores(np.array([[2, 2, 4, 8], [0, 0, 4, 12], [0, 0, 0, 16]]))
+    >>> values[:, METRICS.index("dice")].tolist(), status.tolist()
+    ([0.4, 0.0, nan], ['ok', 'missed', 'true_negative'])
     """
     status = case_status(counts)
     values = np.stack([score(counts) for score in SCORES.values()], axis=-1)

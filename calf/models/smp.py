@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
@@ -65,6 +66,7 @@ def build(
     _check_options(architecture, encoder_name, options)
     if encoder_weights is not None:
         _check_weights(encoder_name, encoder_weights)
+    _follow_depth(architecture, options)
     try:
         network = ARCHITECTURES[architecture](
             encoder_name=encoder_name,
@@ -98,6 +100,15 @@ def _check_options(architecture: str, encoder_name: str, options: dict[str, Any]
     unknown = set(options) - known
     if unknown & SET_BY_CALF or (unknown and not encoder_name.startswith("tu-")):
         raise ValueError(f"unknown options {sorted(unknown)} of model {architecture}: expected some of {sorted(known)}")
+
+
+def _follow_depth(architecture: str, options: dict[str, Any]) -> None:
+    """Let ``encoder_depth`` alone make a network shallower: the decoder keeps its last levels, FPN ends at the image's size."""
+    depth = options.get("encoder_depth", 5)
+    if isinstance(channels := options.get("decoder_channels"), Sequence):
+        options["decoder_channels"] = list(channels)[-depth:]
+    if architecture == "fpn" and options.get("upsampling") is None:
+        options["upsampling"] = 2 ** (depth - 3)
 
 
 def _check_weights(encoder_name: str, weights: str) -> None:

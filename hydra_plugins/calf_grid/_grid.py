@@ -52,13 +52,17 @@ class Grid:
                 self._give_up()
                 Display(self.table).final()
                 again = shlex.join(["python", *sys.argv])
-                print(f"\nStopped. The same command goes on: finished runs are skipped, others continue from where they are.\n  {again}")
-                raise SystemExit(128 + caught[0]) from None
+                print(
+                    f"\nStopped. The same command goes on: finished runs are skipped, others continue from where they are.\n  {again}"
+                )
+                raise SystemExit(128 + (caught[0] if caught else signal.SIGINT)) from None
 
     def _share(self, nodes: list[_cluster.Node]) -> _cluster.Share:
         options = self.options
         try:
-            return _cluster.share(nodes, options.cpus_per_job, options.gpus_per_job, options.memory_per_job_gb, options.jobs_at_once)
+            return _cluster.share(
+                nodes, options.cpus_per_job, options.gpus_per_job, options.memory_per_job_gb, options.jobs_at_once
+            )
         except ValueError as error:
             raise HydraException(str(error)) from error
 
@@ -76,19 +80,31 @@ class Grid:
             (job.plan.folder / "status.json").unlink(missing_ok=True)
         queue = iter(waiting)
         at_once = self.options.jobs_at_once or len(waiting)
-        self.display.threads = part.cpus
+        skipped = sum(job.state == "skipped" for job in self.jobs)
+        holds = f"{part.cpus} CPU threads and {part.gpus:g} GPUs each"
+        self.display.say(f"{len(waiting)} jobs to run with {holds}; {skipped} finished before and skipped")
         while True:
             while len(self.running) < at_once and (job := next(queue, None)) is not None:
-                task = _worker.Task(
-                    job.plan.folder.absolute(), job.command, job.working_dir, environment, part.cpus, part.gpus, GUARD
-                )
-                self.running[remote.remote(task)] = job
+                self.running[remote.remote(self._task(job, part, environment))] = job
             if not self.running:
                 return
             done, _ = ray.wait(list(self.running), timeout=1.0)
             for reference in done:
                 self._settle(self.running.pop(reference), reference)
+            self._follow()
             self.display.update()
+
+    def _task(self, job: Job, part: _cluster.Share, environment: dict[str, str]) -> _worker.Task:
+        return _worker.Task(
+            folder=job.plan.folder.absolute(),
+            command=job.command,
+            working_dir=job.working_dir,
+            environment=environment,
+            threads=part.cpus,
+            gpus=part.gpus,
+            guard=GUARD,
+            grace_seconds=self.options.grace_seconds,
+        )
 
     def _settle(self, job: Job, reference: Any) -> None:
         """Finds out how `job` has ended: the run folder decides, the exit code explains."""
@@ -103,47 +119,49 @@ class Grid:
             reason = "its Ray worker died"
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
-        else:
-            if code == 0:
-                reason = self._look_again(job)
-        job.state, job.reason = ("failed", reason) if reason else ("finished", "")
-        if reason:
-            job.plan.folder.mkdir(parents=True, exist_ok=True)
-            status = _worker.read_status(job.plan.folder) | {"state": "failed", "reason": reason, "log": tail(job.log)}
-            _worker.write_status(job.plan.folder, **status)
-        self.display.ended(job)
-
-    def _look_again(self, job: Job) -> str:
-        """Takes the value from what the run has left; returns what is wrong with it, if anything."""
         try:
             job.look_again()
         except ValueError as error:
-            return str(error)
-        job.value = job.plan.value
-        return "" if job.plan.finished else "ended without a result"
+            reason = reason or str(error)
+        if job.plan.finished:
+            job.state, job.reason = "finished", f"then {reason}" if reason else ""
+        else:
+            job.state, job.reason = "failed", reason or "ended without a result"
+            job.plan.folder.mkdir(parents=True, exist_ok=True)
+            job.progress = _worker.read_status(job.plan.folder) | {"state": "failed", "reason": job.reason, "log": tail(job.log)}
+            _worker.write_status(job.plan.folder, **job.progress)
+        self.display.ended(job)
+
+    def _follow(self) -> None:
+        for job in self.running.values():
+            if job.follow():
+                self.display.begun(job)
 
     def _give_up(self) -> None:
         """Ends all that runs, each asked first, and marks it; a second signal ends it at once (the guards see to that)."""
         if self.running:
             import ray
 
-            print(f"\nStopping {len(self.running)} jobs; they get {_worker.GRACE:.0f} s to save.", flush=True)
+            self._follow()
+            grace = self.options.grace_seconds
+            num_running = sum(job.state == "running" for job in self.jobs)
+            print(f"\nStopping {num_running} running jobs; they get {grace:g} s to save.", flush=True)
             for reference in self.running:
                 ray.cancel(reference, force=False)
-            ray.wait(list(self.running), num_returns=len(self.running), timeout=3 * _worker.GRACE)
+            ray.wait(list(self.running), num_returns=len(self.running), timeout=4 * grace + 5)
         for job in self.jobs:
-            if job.state in ("waiting", "running"):
-                status = _worker.read_status(job.plan.folder) if self.running else {}
-                if status:
-                    _worker.write_status(job.plan.folder, **status | {"state": "stopped"})
-                job.state = "stopped" if status else "not started"
+            if job.state == "running":
+                job.state = "stopped"
+                _worker.write_status(job.plan.folder, **_worker.read_status(job.plan.folder) | {"state": "stopped"})
+            elif job.state == "waiting":
+                job.state = "not started"
 
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
     """Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt, which Ray's waiting passes on; yields a list of the signals that came.
 
-    Entered again after Ray has started, which installs a handler of its own.
+    Entered again after Ray has started, which installs a handler of its own. What is ignored (SIGHUP under nohup) stays ignored.
     """
     caught: list[int] = []
 
@@ -151,7 +169,8 @@ def _stop_signals() -> Iterator[list[int]]:
         caught.append(number)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield caught
     finally:

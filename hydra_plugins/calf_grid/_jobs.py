@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +19,9 @@ from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from hydra_plugins.calf_grid._worker import log_file
+from hydra_plugins.calf_grid._worker import log_file, read_status
 
 # what concerns the launcher and not the job
 GRID_ONLY = ("hydra.launcher", "hydra.sweeper", "hydra.sweep", "hydra.mode")
@@ -52,6 +54,10 @@ class Job:
     reason: str = ""
     value: float | None = None
     seconds: float | None = None
+    # while it runs: since when (monotonic clock), what its status.json says, how much was done when it first said so
+    started: float | None = None
+    progress: dict[str, Any] = field(default_factory=dict)
+    first_fraction: float | None = None
 
     @property
     def label(self) -> str:
@@ -61,6 +67,12 @@ class Job:
     @property
     def status(self) -> str:
         return f"{self.state} ({self.reason})" if self.reason else self.state
+
+    @property
+    def fraction(self) -> float:
+        """How much of a running job is done, 0 to 1."""
+        epochs = self.progress.get("epochs")
+        return min(1.0, self.progress.get("epoch", 0) / epochs) if epochs else 0.0
 
     @property
     def log(self) -> Path:
@@ -77,6 +89,17 @@ class Job:
     def look_again(self) -> None:
         """Plans once more, to learn what the process has left."""
         self.plan = _call(self.planner, self.config)
+        self.value = self.plan.value
+
+    def follow(self) -> bool:
+        """Reads how far the job is; True when it is seen to run for the first time."""
+        self.progress = read_status(self.plan.folder)
+        if self.progress.get("epochs") and self.first_fraction is None:
+            self.first_fraction = self.fraction
+        if self.state != "waiting" or not self.progress:
+            return False
+        self.state, self.started = "running", time.monotonic()
+        return True
 
 
 def plan_jobs(
@@ -91,7 +114,7 @@ def plan_jobs(
         config = _compose(loader, master, spelt)
         try:
             plan = _call(planner, config)
-        except ValueError as error:
+        except (ValueError, OmegaConfBaseException) as error:
             problems.setdefault(str(error), " ".join(overrides))
             continue
         state = "skipped" if plan.finished else "waiting"

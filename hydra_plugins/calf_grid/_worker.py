@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-# seconds a process gets to end by itself, to save and to tell its tracker
-GRACE = 10.0
 HEADING = "=== "
 # Ray says here which devices the job holds
 DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
@@ -34,6 +32,7 @@ class Task:
     threads: int
     gpus: float
     guard: Path
+    grace_seconds: float
 
 
 def log_file(folder: Path) -> Path:
@@ -73,7 +72,7 @@ def run_task(task: Task) -> tuple[int, float]:
     """Runs the job under its guard and returns its exit code (128 + n for signal n) and its seconds."""
     task.folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    guarded = [sys.executable, "-I", "-S", str(task.guard), str(GRACE), *task.command]
+    guarded = [sys.executable, "-I", "-S", str(task.guard), str(task.grace_seconds), *task.command]
     with log_file(task.folder).open("ab") as log:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         log.write(f"{HEADING}{now} on {socket.gethostname()}: {shlex.join(task.command)}\n".encode())

@@ -30,6 +30,8 @@ class GridConf:
     memory_per_job_gb: float | None = None
     # null: as many as fit
     jobs_at_once: int | None = None
+    # what a stopped job gets to save and to tell its tracker before it is killed
+    grace_seconds: float = 10.0
     # of a running Ray cluster that shares this file system; null: $RAY_ADDRESS, otherwise this machine alone
     address: str | None = None
     # show only what failed and the final table
@@ -81,7 +83,9 @@ class GridLauncher(Launcher):
         # the value either. The exit code still tells (_Ending). Sweepers that search (Optuna) must know.
         tolerant = self.config.hydra.sweeper._target_ == "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
         answer.status = JobStatus.COMPLETED if done or tolerant else JobStatus.FAILED
-        answer.return_value = ran.value if done else None if tolerant else RuntimeError(f"{ran.label}: {ran.status}; see {ran.log}")
+        answer.return_value = (
+            ran.value if done else None if tolerant else RuntimeError(f"{ran.label}: {ran.status}; see {ran.log}")
+        )
         return answer
 
 

@@ -32,7 +32,9 @@ def plan(cfg: DictConfig) -> TinyPlan:
     folder = ROOT / cfg.grid / cfg.dataset.name / cfg.model.name / cfg.loss.name / f"seed-{cfg.seed}-{digest}"
     result = folder / "result.json"
     value = json.loads(result.read_text())["value"] if result.exists() else None
-    return TinyPlan(folder, result.exists(), value, {"dataset": cfg.dataset.name, "model": cfg.model.name, "loss": cfg.loss.name}, cfg.seed)
+    return TinyPlan(
+        folder, result.exists(), value, {"dataset": cfg.dataset.name, "model": cfg.model.name, "loss": cfg.loss.name}, cfg.seed
+    )
 
 
 def prepare(cfg: DictConfig) -> None:
@@ -67,7 +69,9 @@ def main(cfg: DictConfig) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     attempts = len(list(folder.glob("seen-*.json")))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-    seen = {"argv": sys.argv[1:], "cwd": os.getcwd(), "mode": HydraConfig.get().mode.name} | {name: os.environ.get(name) for name in names}
+    seen = {"argv": sys.argv[1:], "cwd": os.getcwd(), "mode": HydraConfig.get().mode.name} | {
+        name: os.environ.get(name) for name in names
+    }
     (folder / f"seen-{attempts}.json").write_text(json.dumps(seen | {"config": OmegaConf.to_container(cfg, resolve=True)}))
     if attempts < cfg.wrong_attempts:
         go_wrong(cfg.loss.name)

@@ -31,9 +31,9 @@ FROZEN = {  # what the logits do not depend on: see calf.models.smp
 }
 
 
-def network(name: str, in_channels: int = 1, classes: int = 1, seed: int = 0) -> nn.Module:
+def network(name: str, in_channels: int = 1, classes: int = 1, seed: int = 0, more: tuple[str, ...] = ()) -> nn.Module:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(f"model/{name}", overrides=SMALL.get(name, ["model.encoder_name=resnet18"]))
+        config = compose(f"model/{name}", overrides=[*SMALL.get(name, ["model.encoder_name=resnet18"]), *more])
     torch.manual_seed(seed)
     return instantiate(config.model, in_channels=in_channels, classes=classes)
 
@@ -80,3 +80,12 @@ def test_same_seed_same_network_and_its_state_restores_it(name: str) -> None:
         file.seek(0)
         other.load_state_dict(torch.load(file, weights_only=True))
         torch.testing.assert_close(other(images), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("depth", [3, 4])
+@pytest.mark.parametrize("name", ["unet", "unetplusplus", "manet", "linknet", "fpn"])
+def test_the_depth_of_the_encoder_alone_makes_a_shallower_network(name: str, depth: int) -> None:
+    shallow = network(name, more=(f"model.encoder_depth={depth}",))
+    assert shallow(torch.rand(2, 1, 35, 50)).shape == (2, 1, 35, 50)
+    frozen = {parameter.split(".")[2] for parameter, value in shallow.named_parameters() if not value.requires_grad}
+    assert frozen == {f"layer{stage}" for stage in range(depth, 5)}

@@ -9,15 +9,15 @@ from pathlib import Path
 def case_folders(root: Path, pattern: re.Pattern[str], depth: int = 3) -> list[Path]:
     """Folders below ``root`` (or ``root`` itself) whose whole name matches, sorted by name; nothing is sought inside them.
 
-    Archives unpack into a wrapper or two, so ``depth`` levels are searched. Hidden folders and generated phantoms, which
-    imitate other data sets, are passed by.
+    Archives unpack into folders of folders, so up to ``depth`` of them may lie between. Hidden folders and generated
+    phantoms, which imitate other data sets, are passed by.
 
     Raises:
         ValueError: two folders of one name, such as two copies of the data set.
     """
     found: dict[str, Path] = {}
     level = [root]
-    for _ in range(depth + 1):
+    for _ in range(depth + 2):
         below: list[Path] = []
         for folder in level:
             if not pattern.fullmatch(folder.name):

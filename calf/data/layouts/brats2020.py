@@ -22,7 +22,7 @@ class BraTS2020:
     """Multi-modal glioma MRI, 240 x 240 x 155 voxels of 1 mm, skull-stripped, background 0; 369 + 125 patients.
 
     Bakas et al. 2018, https://arxiv.org/abs/1811.02629. Files as unpacked, compressed or not (``.nii.gz`` is taken where both
-    are there), in ``root`` or up to three folders below. Validation cases, and others without a ``_seg`` file, have no
+    are there), in ``root`` itself or up to three folders deeper. Validation cases, and others without a ``_seg`` file, have no
     mask. A case that lacks a modality is listed with those it has; reading the missing one is an error that names it.
     ``<id>_seg_clean`` beside the mask, where there is one, becomes the case's reference.
 
