@@ -1,8 +1,8 @@
 """Train and test one network with one loss, or with `-m` every combination of a grid.
 
-    python train.py loss=calf model=unet
-    python train.py -m loss=calf,bce,focal model=unet,fpn seed=0,1,2
-    python train.py --help
+python train.py loss=calf model=unet
+python train.py -m loss=calf,bce,focal model=unet,fpn seed=0,1,2
+python train.py --help
 """
 
 from __future__ import annotations

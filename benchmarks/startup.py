@@ -33,7 +33,13 @@ def seconds(*command: str) -> float:
 def seconds_to_first_step(folder: Path, seed: int) -> float:
     """Until the run's status says that it is in its first epoch."""
     start = time.perf_counter()
-    options = [f"runs_dir={folder}/runs", f"stores_dir={folder}/stores", f"data_root={folder}/data", "logger=wandb", f"seed={seed}"]
+    options = [
+        f"runs_dir={folder}/runs",
+        f"stores_dir={folder}/stores",
+        f"data_root={folder}/data",
+        "logger=wandb",
+        f"seed={seed}",
+    ]
     job = subprocess.Popen(
         [sys.executable, "train.py", "logger.mode=offline", "trainer.enable_progress_bar=false", *options],
         cwd=ROOT,

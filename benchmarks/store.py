@@ -85,7 +85,6 @@ def main() -> None:
             "memory map": slices_per_second(lambda indices: mapped[indices], 2000, 300),
             "png a plane": slices_per_second(read_png, 64, 5),
         }
-        del mapped
         total_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
         num_slices = int(1.5 * total_gb * 2**30 / (PLANES * ROWS * COLUMNS))
         sparse = make_store(folder / "sparse", num_slices, 0)
@@ -97,7 +96,9 @@ def main() -> None:
         table.add_row(reader, f"{rate:,.0f}", f"{rate / rates['store']:.3f}")
     Console().print(table)
     size_gb = num_slices * PLANES * ROWS * COLUMNS / 2**30
-    print(f"32,000 slices read from a store of {size_gb:.0f} GB (memory {total_gb:.0f} GB): resident memory grew by {growth:.1f} MB")
+    print(
+        f"32,000 slices read from a store of {size_gb:.0f} GB (memory {total_gb:.0f} GB): resident memory grew by {growth:.1f} MB"
+    )
     if arguments.json:
         content = {"slices_per_second": rates, "sparse_store_gb": size_gb, "memory_gb": total_gb, "resident_growth_mb": growth}
         arguments.json.write_text(json.dumps(content, indent=1))

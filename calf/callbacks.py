@@ -51,7 +51,9 @@ class History(pl.Callback):
         self.started = time.perf_counter()
         self._report(trainer, 0)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if time.monotonic() - self.reported > STATUS_EVERY_S:
             self._report(trainer, batch_idx + 1)
 
@@ -91,7 +93,9 @@ class BranchTrace(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epoch = []
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         for part in self.watched:
             values = (part.last_branch, part.last_skewness, part.last_kurtosis)
             self.epoch.append(torch.stack([torch.as_tensor(value).reshape(-1).float() for value in values], dim=1))
@@ -114,7 +118,9 @@ class BranchTrace(pl.Callback):
         histogram = pd.DataFrame({"count": counts, "share": counts / counts.sum()})
         write_text(self.folder.path / "branch_histogram.csv", histogram.to_csv(index_label="branch"))
         for logger in trainer.loggers:
-            logger.log_metrics({f"branch/{name}": float(share) for name, share in histogram["share"].items()}, step=trainer.global_step)
+            logger.log_metrics(
+                {f"branch/{name}": float(share) for name, share in histogram["share"].items()}, step=trainer.global_step
+            )
 
 
 class Predictions(pl.Callback):
@@ -160,8 +166,8 @@ class Pictures(pl.Callback):
         for row, index in enumerate(indices.tolist()):
             case = store.cases[int(store.case_of_slice[index])]
             caption = f"{case.id}, slice {store.position[index]}"
-            planes = (batch["image"][row, 0], batch["reference"][row], predicted[row])
-            picture = overlay(*(plane.numpy() for plane in planes), caption=caption)
+            image, truth = batch["image"][row, 0].numpy(), batch["reference"][row].numpy()
+            picture = overlay(image, truth, predicted[row].numpy(), caption)
             path = self.folder.path / "pictures" / f"{case.id}-{store.position[index]:03d}.png"
             path.parent.mkdir(exist_ok=True)
             buffer = io.BytesIO()

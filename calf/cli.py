@@ -19,7 +19,9 @@ def calf() -> None:
 
 @app.command()
 def prepare(
-    overrides: Annotated[list[str] | None, typer.Argument(help="as for train.py: dataset=msd data_root=...", show_default=False)] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="as for train.py: dataset=msd data_root=...", show_default=False)
+    ] = None,
 ) -> None:
     """Read a data set, check every case, and write the store that training reads."""
     from hydra import compose, initialize_config_dir

@@ -73,6 +73,9 @@ class Segmenter(pl.LightningModule):
         channels_last: memory format of the batches.
     """
 
+    epoch_loss: Tensor
+    epoch_counts: Tensor
+
     def __init__(
         self,
         network: nn.Module,
@@ -89,7 +92,7 @@ class Segmenter(pl.LightningModule):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.target, self.protocol, self.seed = target, protocol, seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.counts = SliceCounts()
+        self.slice_counts = SliceCounts()
         self.test_rows: pd.DataFrame | None = None
         self.register_buffer("epoch_loss", torch.zeros(()), persistent=False)
         self.register_buffer("epoch_counts", torch.zeros(len(target.names), 4, dtype=torch.int64), persistent=False)
@@ -106,7 +109,7 @@ class Segmenter(pl.LightningModule):
     @property
     def data(self) -> SliceData:
         """The data module of the running trainer."""
-        return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
         areas = torch.from_numpy(self.data.store.areas[self.data.part("train")]).float().to(self.device)
@@ -149,12 +152,12 @@ class Segmenter(pl.LightningModule):
         truth = batch["reference"]
         valid = inside(batch["box"], (truth.shape[-2], truth.shape[-1]))
         counts = count_slices(foreground(predicted, self.target), foreground(truth, self.target), valid)
-        self.counts.update(batch["slice"], counts)
+        self.slice_counts.update(batch["slice"], counts)
         return predicted
 
     def _rows(self) -> pd.DataFrame:
-        slice_index, counts = self.counts.compute()
-        self.counts.reset()
+        slice_index, counts = self.slice_counts.compute()
+        self.slice_counts.reset()
         store = self.data.store
         return self.protocol.rows(slice_index, counts, store.slice_table, store.case_table, self.target.names)
 

@@ -32,7 +32,9 @@ def overlay(image: NDArray[np.uint8], truth: NDArray[np.uint8], prediction: NDAr
     scale = max(1, PANEL // max(image.shape))
     grey = np.repeat(_enlarge(image, scale)[..., None], 3, axis=2)
     panels = [grey, _outlined(grey, _enlarge(truth, scale), TRUTH), _outlined(grey, _enlarge(prediction, scale), PREDICTION)]
-    picture = Image.fromarray(np.concatenate([np.zeros((CAPTION, 3 * grey.shape[1], 3), np.uint8), np.concatenate(panels, axis=1)]))
+    picture = Image.fromarray(
+        np.concatenate([np.zeros((CAPTION, 3 * grey.shape[1], 3), np.uint8), np.concatenate(panels, axis=1)])
+    )
     draw = ImageDraw.Draw(picture)
     for column, (text, colour) in enumerate([(caption, (255, 255, 255)), ("truth", TRUTH), ("prediction", PREDICTION)]):
         draw.text((column * grey.shape[1] + 4, 4), text, fill=colour)

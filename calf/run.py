@@ -94,7 +94,11 @@ def _names(cfg: DictConfig) -> dict[str, str]:
     for noun in names:
         changed = [item for item in _task_overrides() if item.lstrip("+").startswith(f"{noun}.")]
         # where files lie is not what a data set is
-        options = [item.lstrip("+").removeprefix(f"{noun}.") for item in changed if not item.lstrip("+").startswith("dataset.layout.root")]
+        options = [
+            item.lstrip("+").removeprefix(f"{noun}.")
+            for item in changed
+            if not item.lstrip("+").startswith("dataset.layout.root")
+        ]
         if options:
             names[noun] += f"[{','.join(options)}]"
     return names
@@ -142,7 +146,11 @@ def _run_planned(cfg: DictConfig, planned: RunPlan) -> float:
 def _quiet() -> None:
     """Lightning's advice and notices about its own innards are no news to who runs a benchmark; warnings proper stay."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (".*isinstance\\(treespec, LeafSpec\\).*", "The number of training batches.*", ".*does not have many workers.*"):
+    for message in (
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        "The number of training batches.*",
+        ".*does not have many workers.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
 
 
@@ -176,9 +184,7 @@ def _build_module(cfg: DictConfig, data: SliceData) -> Segmenter:
 
     from calf.module import Segmenter
 
-    network = instantiate(
-        cfg.model, in_channels=len(data.store.modalities), classes=data.target.num_channels, _convert_="all"
-    )
+    network = instantiate(cfg.model, in_channels=len(data.store.modalities), classes=data.target.num_channels, _convert_="all")
     if cfg.channels_last:
         network.to(memory_format=torch.channels_last)
     if cfg.compile:

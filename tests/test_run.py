@@ -59,7 +59,9 @@ def test_a_run_leaves_its_numbers_and_where_they_came_from(train):
     assert set(rows["metric"]) >= {"dice", "iou", "specificity", "sensitivity", "precision", "mae", "accuracy"}
     result = folder.result
     assert result["primary"]["value"] == pytest.approx(rows[rows["metric"] == "dice"]["value"].mean(), nan_ok=True)
-    assert result["store_key"] and result["fingerprint"] and result["versions"]["torch"]
+    assert result["store_key"] == planned.store.key
+    assert result["fingerprint"] == planned.fingerprint
+    assert result["versions"]["torch"]
     history = pd.read_csv(folder.history)
     assert history["epoch"].tolist() == [0, 1]
     assert {"train/loss", "train/dice", "val/dice", "val/specificity"} <= set(history)

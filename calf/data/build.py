@@ -95,14 +95,15 @@ def _digests(paths: Iterable[Path], stores_dir: Path) -> dict[str, str]:
     stores_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(stores_dir / "digests.lock"):
         known: dict[str, list[Any]] = json.loads(memory.read_text()) if memory.exists() else {}
-        stamps = {str(path): [path.resolve().as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
-        new = [path for path, stamp in stamps.items() if known.get(stamp[0], [])[:2] != stamp[1:]]
+        real = {str(path): str(path.resolve()) for path in paths}
+        stamps = {path: [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in set(real.values())}
+        new = sorted(path for path, stamp in stamps.items() if known.get(path, [])[:2] != stamp)
         for path in track(new, description="digest of the input files", transient=True, disable=len(new) < 100):
             with open(path, "rb") as file:
-                known[stamps[path][0]] = [*stamps[path][1:], hashlib.file_digest(file, "sha256").hexdigest()]
+                known[path] = [*stamps[path], hashlib.file_digest(file, "sha256").hexdigest()]
         if new:
             write_json(memory, known)
-    return {path: known[stamp[0]][2] for path, stamp in stamps.items()}
+    return {given: known[path][2] for given, path in real.items()}
 
 
 def open_store(plan: StorePlan, skip_bad_cases: bool = False, workers: int | None = None) -> SliceStore:
@@ -248,5 +249,3 @@ def _join(plan: StorePlan, cases: list[Case], bad: dict[str, str], parts: Path, 
     }
     write_json(building / "manifest.json", manifest)
     building.replace(plan.folder)
-
-

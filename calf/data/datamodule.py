@@ -117,12 +117,12 @@ class SliceData(pl.LightningDataModule):
             raise ValueError(f"dataset.batch_size is at least 1; got {batch_size}")
         self.layout, self.target_name, self.preparation, self.splitter = layout, target, preparation, split
         self.fold, self.seed, self.batch_size = fold, seed, batch_size
-        self.stores_dir, self.skip_bad_cases, self.workers, self.name = Path(stores_dir), skip_bad_cases, workers, name
+        self.stores_dir, self.skip_bad_cases, self.workers, self.store_name = Path(stores_dir), skip_bad_cases, workers, name
 
     @cached_property
     def plan(self) -> StorePlan:
         """What the store will hold; lists and digests the input files."""
-        return plan_store(self.name, self.layout, self.target_name, self.preparation, self.stores_dir)
+        return plan_store(self.store_name, self.layout, self.target_name, self.preparation, self.stores_dir)
 
     @cached_property
     def store(self) -> SliceStore:

@@ -105,7 +105,7 @@ def box_in(size: tuple[int, int], rows: int, columns: int, fit: str) -> tuple[in
 
 def fit_slices(slices: NDArray[np.uint8], size: tuple[int, int], fit: str, nearest: bool) -> NDArray[np.uint8]:
     """Slices (S, rows, columns) padded with 0 or resized to ``size``."""
-    top, bottom, left, right = box_in(size, *slices.shape[1:], fit)
+    top, bottom, left, right = box_in(size, slices.shape[1], slices.shape[2], fit)
     fitted = np.zeros((len(slices), *size), np.uint8)
     if fit == "pad":
         fitted[:, top:bottom, left:right] = slices

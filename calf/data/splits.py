@@ -58,7 +58,7 @@ class Holdout:
     def assign(self, patients: list[str], fold: int | None) -> Split:
         if fold is not None:
             raise ValueError(f"fold={fold} was given, but dataset.split is a single holdout; take KFold, or leave fold out")
-        if not (0 < self.val and 0 < self.test and self.val + self.test < 1):
+        if min(self.val, self.test) <= 0 or self.val + self.test >= 1:
             raise ValueError(f"split.val and split.test are shares with a sum below 1; got {self.val} and {self.test}")
         order = [patients[index] for index in np.random.default_rng(self.seed).permutation(len(patients))]
         num_test = max(1, round(self.test * len(order)))

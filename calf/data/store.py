@@ -115,7 +115,7 @@ class SliceStore:
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Planes of these slices, uint8 (B, planes, rows, columns)."""
         batch = np.empty((len(indices), *self.shape[1:]), np.uint8)
-        rows = memoryview(batch).cast("B")
+        rows = memoryview(batch.data).cast("B")
         size = batch[0].nbytes if len(batch) else 0
         for row, index in enumerate(indices.tolist()):
             if not 0 <= index < len(self):
@@ -123,7 +123,9 @@ class SliceStore:
             view = rows[row * size : (row + 1) * size]
             got = os.preadv(self._file, [view], self._offset + index * size)
             if got != size:
-                raise OSError(f"{self.folder / 'planes.npy'} is shorter than its header says; delete the store and prepare it again")
+                raise OSError(
+                    f"{self.folder / 'planes.npy'} is shorter than its header says; delete the store and prepare it again"
+                )
         return batch
 
     def slices_of(self, patients: set[str]) -> NDArray[np.int64]:

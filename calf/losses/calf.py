@@ -225,15 +225,15 @@ def into_cells(x: Tensor, grid: int) -> Tensor:
     """``(B, K, *S)`` cut into ``(K * grid ** D, B, *cell)``, contiguous; what is left over at the end of an axis is dropped."""
     if min(x.shape[2:]) < grid:
         raise ValueError(f"expected images of at least {grid} voxels along each axis for grid={grid}, got {tuple(x.shape)}")
-    num_spatial = x.ndim - 2
-    for axis in range(x.ndim - 1, 1, -1):
-        size = x.shape[axis] // grid
-        if x.shape[axis] % grid:
-            x = x.narrow(axis, 0, size * grid)
-        x = x.unflatten(axis, (grid, size))
-    # (B, K, grid, size, grid, size, ...)
+    batch, channels, *shape = x.shape
+    size = [length // grid for length in shape]
+    for axis, length in enumerate(size):
+        if shape[axis] % grid:
+            x = x.narrow(axis + 2, 0, length * grid)
+    x = x.reshape(batch, channels, *(n for length in size for n in (grid, length)))
+    # from (B, K, grid, length, grid, length, ...)
     x = x.permute(1, *range(2, x.ndim, 2), 0, *range(3, x.ndim, 2))
-    return x.contiguous().flatten(0, num_spatial)
+    return x.contiguous().flatten(0, len(shape))
 
 
 def check_option(name: str, value: str, options: tuple[str, ...]) -> None:

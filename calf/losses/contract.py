@@ -5,10 +5,10 @@
 * ``(B, *S)`` integers: class indices, class 0 is background; softmax over ``C >= 2`` channels ("exclusive").
 * ``(B, C, *S)``, the logits' own shape, values 0 or 1 of any dtype: each channel is a sigmoid of its own.
 
-A new loss is a subclass of :class:`SegmentationLoss` whose ``compute`` starts from :func:`probs_and_onehot` (losses on
-probabilities), :func:`one_versus_rest` or :func:`margins` (losses on logits), and a YAML. What a loss needs beyond logits and target it takes at
-construction, or through one of the optional hooks below. The trainer looks for hooks on every module in ``loss.modules()``, so
-a loss inside a sum is found too:
+A new loss is a subclass of :class:`SegmentationLoss` and a YAML. Its ``compute`` starts from :func:`probs_and_onehot`, or, on
+logits, from :func:`one_versus_rest` or :func:`margins`. What it needs beyond logits and target it takes at construction, or
+through one of the optional hooks below, which the trainer looks for on every module in ``loss.modules()``, so that a loss
+inside a sum is found too:
 
 * :class:`ObservesDataset`: told the training set's foreground areas before the first step.
 * :class:`TakesBranches`: can be asked which of its branches the latest step took.
@@ -145,7 +145,7 @@ def one_versus_rest(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def margins(logits: Tensor, target: Tensor) -> Tensor:
-    """How much speaks against the truth: ``m`` with ``sigmoid(-m)`` the true class's probability, also where that rounds to 0 or 1.
+    """What speaks against the truth: ``sigmoid(-margin)`` is the true class's probability, also where that rounds to 0 or 1.
 
     Sigmoid channels: ``(1 - 2y) logit``, ``(B, C, *S)``. Exclusive classes: ``logsumexp(the other logits) - logit`` of the true
     class, ``(B, *S)``.

@@ -22,10 +22,10 @@ class BCELoss(SegmentationLoss):
 
 
 class FocalLoss(SegmentationLoss):
-    """``-alpha_t (1 - p_t)^gamma ln(p_t)`` with ``p_t`` the true class's probability, mean over samples, voxels and sigmoid channels.
+    """``-alpha_t (1 - p_t)^gamma ln(p_t)`` with ``p_t`` the true class's probability.
 
-    Lin et al. 2017, https://arxiv.org/abs/1708.02002, eq. 5, whose sum is divided by the number of positive anchors; a mask
-    has none, so this is the mean. ``gamma = 0`` with ``alpha = None`` is :class:`BCELoss`.
+    Mean over samples, voxels and sigmoid channels. Lin et al. 2017, https://arxiv.org/abs/1708.02002, eq. 5; there the sum is
+    divided by the number of positive anchors, which a mask has not. ``gamma = 0``, ``alpha = None`` is :class:`BCELoss`.
 
     Args:
         gamma: how much well classified voxels are played down, at least 0.

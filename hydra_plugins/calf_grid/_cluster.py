@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.errors import HydraException
 
@@ -37,8 +39,8 @@ class Share:
 def share(nodes: list[Node], cpus: int | None, gpus: float | None, memory_gb: float | None, at_once: int | None) -> Share:
     """One job's part of `nodes`; None asks for the default.
 
-    GPUs: 1 where there are any, otherwise 0. CPUs: with GPUs an equal part of the machine for each job that its GPUs can take; without, for
-    `at_once` jobs or as many as half its cores, at least 2 and at most 8 (2 cores: two jobs of 1 thread; 16 cores: eight of 2).
+    GPUs: 1 where there are any, otherwise 0. CPUs: with GPUs an equal part of the machine for each job that its GPUs can take; without,
+    for `at_once` jobs or as many as half its cores, at least 2 and at most 8 (2 cores: two jobs of 1 thread; 16 cores: eight of 2).
     Depends on nothing but the machine and the options. A job that fits on no machine is a ValueError: Ray would wait for ever.
     """
     if gpus is None:
@@ -73,7 +75,7 @@ def start(address: str | None) -> list[Node]:
     # under `uv run` Ray would pack the working directory and build every worker's environment anew
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     # Ray runs its workers at the lowest priority but four; the training is what this machine is for
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
     # the one behaviour announced in a warning; _worker.environment sets the devices of a job without GPU anyway
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     import ray
@@ -82,10 +84,16 @@ def start(address: str | None) -> list[Node]:
     address = address or os.environ.get("RAY_ADDRESS")
     if not ray.is_initialized():
         # never "auto": it would join the private Ray of another grid on this machine, and end with that one
-        own = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        own: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         try:
             ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise HydraException(f"Could not use Ray at {address or 'this machine'}: {error}") from error
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [Node(int(found.get("CPU", 0)), found.get("GPU", 0), found.get("memory", 0)) for found in alive]
+
+
+def stop() -> None:
+    """Leaves Ray, if it was ever used. What it still has to say about dead workers it says before this returns."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()

@@ -78,13 +78,14 @@ class Grid:
         for job in waiting:
             # of an earlier attempt; from here on a status means that the job has started
             (job.plan.folder / "status.json").unlink(missing_ok=True)
-        queue = iter(waiting)
+        queue = list(waiting)
         at_once = self.options.jobs_at_once or len(waiting)
         skipped = sum(job.state == "skipped" for job in self.jobs)
         holds = f"{part.cpus} CPU threads and {part.gpus:g} GPUs each"
         self.display.say(f"{len(waiting)} jobs to run with {holds}; {skipped} finished before and skipped")
         while True:
-            while len(self.running) < at_once and (job := next(queue, None)) is not None:
+            while queue and len(self.running) < at_once:
+                job = queue.pop(0)
                 self.running[remote.remote(self._task(job, part, environment))] = job
             if not self.running:
                 return

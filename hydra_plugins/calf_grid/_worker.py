@@ -77,7 +77,7 @@ def run_task(task: Task) -> tuple[int, float]:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         log.write(f"{HEADING}{now} on {socket.gethostname()}: {shlex.join(task.command)}\n".encode())
         log.flush()
-        write_status(task.folder, state="starting", host=socket.gethostname())
+        write_status(task.folder, state="starting", host=socket.gethostname(), worker=os.getpid())
         guard = subprocess.Popen(
             guarded,
             cwd=task.working_dir,
@@ -98,7 +98,8 @@ def _answer(guard: subprocess.Popen[bytes]) -> bytes:
 
     Ray cancels a task by a KeyboardInterrupt between two Python instructions, hence the short waits.
     """
-    assert guard.stdin is not None and guard.stdout is not None
+    assert guard.stdin is not None
+    assert guard.stdout is not None
     try:
         while not select.select([guard.stdout], [], [], 0.2)[0]:
             continue

@@ -1,4 +1,4 @@
-"""The Hydra side of the grid: its options, its place among the launchers, and how its outcome reaches the sweeper and the shell."""
+"""The Hydra side of the grid: its options, its place among launchers, and how its outcome reaches the sweeper and the shell."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class GridConf:
-    """Options under ``hydra.launcher``. The number of threads of a job follows from these and the machine alone, never from how many jobs
-    are left: a grid that is continued must give the numbers of one that was not disturbed."""
+    """Options under ``hydra.launcher``.
+
+    The threads of a job follow from these and the machine alone, never from how many jobs are left: a grid that is continued must give the
+    numbers of one that was not disturbed.
+    """
 
     _target_: str = "hydra_plugins.calf_grid.launcher.GridLauncher"
     # CPU threads a job holds; null: its share of the machine's cores
@@ -50,7 +53,7 @@ class GridLauncher(Launcher):
 
     def __init__(self, **options: Any) -> None:
         self.options = GridConf(**options)
-        self.jobs: dict[Path, "Job"] = {}
+        self.jobs: dict[Path, Job] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -63,7 +66,7 @@ class GridLauncher(Launcher):
 
         setup_globals()
         jobs = plan_jobs(self.hydra_context.config_loader, self.config, self.options.planner, job_overrides, initial_job_idx)
-        distinct: dict[Path, "Job"] = {}
+        distinct: dict[Path, Job] = {}
         for job in jobs:
             distinct.setdefault(job.plan.folder, job)
         for folder, job in distinct.items():

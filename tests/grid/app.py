@@ -42,7 +42,7 @@ def prepare(cfg: DictConfig) -> None:
         file.write(f"{cfg.dataset.name} {cfg.dataset.patients}\n")
 
 
-def go_wrong(how: str) -> None:
+def go_wrong(how: str, folder: Path) -> None:
     if how == "killed":
         print("about to be killed")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -50,8 +50,7 @@ def go_wrong(how: str) -> None:
         print("before the error")
         raise RuntimeError("the loss is not finite")
     if how == "worker_killed":
-        guard = Path(f"/proc/{os.getppid()}/stat").read_text().rsplit(")", 1)[1].split()
-        os.kill(int(guard[1]), signal.SIGKILL)
+        os.kill(json.loads((folder / "status.json").read_text())["worker"], signal.SIGKILL)
         signal.pause()
     if how == "endless":
         # the reader of the FIFO sees its end when nobody who holds it is alive; a child in the same session holds it too
@@ -74,7 +73,7 @@ def main(cfg: DictConfig) -> float:
     }
     (folder / f"seen-{attempts}.json").write_text(json.dumps(seen | {"config": OmegaConf.to_container(cfg, resolve=True)}))
     if attempts < cfg.wrong_attempts:
-        go_wrong(cfg.loss.name)
+        go_wrong(cfg.loss.name, folder)
     (folder / "result.json").write_text(json.dumps({"value": cfg.loss.value + cfg.seed}))
     return float(cfg.loss.value + cfg.seed)
 

@@ -21,8 +21,9 @@ class BraTS2013:
     """High-grade gliomas, 240 x 240 x 155 voxels of 1 mm, FLAIR and contrast-enhanced T1, expert masks.
 
     Menze et al. 2015, https://doi.org/10.1109/TMI.2014.2377694. Intensities are z-scored inside the brain, so the
-    background is a negative constant, not 0; the brain masks beside them are not used. Masks are float32. DeepMedic's ``train`` and ``test`` folders are listed
-    together; the examinations of a patient stay together. A case that lacks a file is listed with those it has.
+    background is a negative constant, not 0; the brain masks beside them are not used. Masks are float32. DeepMedic's
+    ``train`` and ``test`` folders are listed together; the examinations of a patient stay together. A case that lacks
+    a file is listed with those it has.
 
     Args:
         root: folder with ``train`` and ``test``, or one that contains it.
