@@ -39,7 +39,7 @@ def contour_areas(mask: Tensor) -> Tensor:
     """
     import cv2
 
-    images = mask.detach().flatten(0, -3).to("cpu", torch.uint8).numpy()
+    images = mask.detach().reshape(-1, *mask.shape[-2:]).to("cpu", torch.uint8).numpy()
     areas = []
     for image in images:
         contours, _ = cv2.findContours(image, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)

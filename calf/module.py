@@ -69,7 +69,7 @@ class Segmenter(pl.LightningModule):
         scheduler: called with the optimizer; stepped once an epoch.
         target: what is segmented.
         protocol: turns counts of slices into scores, for validation as for the test.
-        seed: with the epoch, seeds every random choice of a training epoch, so that a resumed run repeats it.
+        seed: with epoch and batch, seeds every random choice of a training step, so that a resumed run repeats it.
         channels_last: memory format of the batches.
     """
 
@@ -118,13 +118,14 @@ class Segmenter(pl.LightningModule):
                 part.observe_dataset(areas)
 
     def on_train_epoch_start(self) -> None:
-        # the epoch's dropout and the like follow from seed and epoch alone, so that it is the same after a resume
-        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 65_537 + self.global_rank)
         self.epoch_loss.zero_()
         self.epoch_counts.zero_()
         self.epoch_steps = 0
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        # dropout and the like follow from seed, epoch and batch alone: the same after a resume, whatever else drew numbers
+        place = (self.current_epoch * 1_000_000 + batch_index) * 65_537 + self.global_rank
+        torch.manual_seed((self.seed * 1_000_003 + place) % 2**63)
         logits = self(batch["image"])
         loss: Tensor = self.loss(logits, decode_mask(batch["mask"], self.target))
         with torch.no_grad():

@@ -165,9 +165,11 @@ def _train_and_test(cfg: DictConfig, planned: RunPlan) -> dict[str, Any]:
     module = _build_module(cfg, data)
     folder = planned.folder
     chosen = pl.callbacks.ModelCheckpoint(
-        folder.checkpoints, filename="best", monitor=f"val/{PRIMARY}", mode="max", save_last=True, enable_version_counter=False
+        folder.checkpoints, filename="best", monitor=f"val/{PRIMARY}", mode="max", enable_version_counter=False
     )
-    callbacks = _callbacks(cfg, folder, chosen)
+    # its own callback: ModelCheckpoint's save_last saves only when the best one changes
+    latest = pl.callbacks.ModelCheckpoint(folder.checkpoints, filename="last", enable_version_counter=False)
+    callbacks = [*_callbacks(cfg, folder), chosen, latest]
     logger = instantiate(cfg.logger, _partial_=True)(run=planned)
     trainer: pl.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=logger, default_root_dir=str(folder.path))
     last = folder.last_checkpoint
@@ -201,10 +203,10 @@ def _build_module(cfg: DictConfig, data: SliceData) -> Segmenter:
     )
 
 
-def _callbacks(cfg: DictConfig, folder: RunFolder, chosen: pl.Callback) -> list[pl.Callback]:
+def _callbacks(cfg: DictConfig, folder: RunFolder) -> list[pl.Callback]:
     from calf.callbacks import BranchTrace, History, Pictures, Predictions
 
-    callbacks: list[pl.Callback] = [History(folder), BranchTrace(folder), chosen]
+    callbacks: list[pl.Callback] = [History(folder), BranchTrace(folder)]
     if cfg.save_predictions:
         callbacks.append(Predictions(folder))
     if cfg.pictures:

@@ -100,7 +100,6 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(train):
     other = train("name=one", "loss=focal", "seed=1")
     assert scores(first.folder) == scores(second.folder)
     pd.testing.assert_frame_equal(learning(first.folder), learning(second.folder), check_exact=True)
-    assert scores(first.folder).replace(b",0,", b",1,") != scores(other.folder).replace(b",0,", b",1,")
     assert not learning(first.folder)["train/loss"].equals(learning(other.folder)["train/loss"])
 
 
@@ -167,15 +166,16 @@ def test_a_killed_run_continues_and_ends_with_the_numbers_of_an_undisturbed_one(
         (["loss=cafl"], ["Could not find 'loss/cafl'", "calf_region", "bce_dice"]),
         (["loss.gama=2"], ["gama"]),
         (["dataset.target=lung"], ["whole_tumour"]),
-        (["model.encoder_name=resnet81", "model=unet"], ["resnet18"]),
+        (["model=unet", "model.encoder_name=resnet81"], ["resnet18"]),
         (["dataset=msd", "data_root=/nowhere"], ["/nowhere", "medicaldecathlon"]),
         (["fold=0"], ["single holdout"]),
     ],
 )
 def test_bad_options_are_named_and_leave_no_run(place, overrides, said):
-    arguments = [item for item in tiny(place, "name=bad") if "msd" not in str(overrides) or "dataset.layout" not in item]
-    command = [sys.executable, str(ROOT / "train.py"), *arguments, *overrides]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    base = tiny(place, "name=bad", *overrides)
+    if "dataset=msd" in overrides:
+        base = [item for item in base if not item.startswith("dataset.layout")]
+    process = subprocess.run([sys.executable, str(ROOT / "train.py"), *base], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode != 0
     for words in said:
         assert words in process.stdout + process.stderr

@@ -50,9 +50,9 @@ def branch_losses(
         ``(G,)``.
     """
     num_voxels = z.shape[1]
-    scale = torch.where(branch == LOG10, 1 / (num_voxels * math.log(10)), 1 / num_voxels)
+    scale = torch.full_like(branch, 1 / num_voxels, dtype=z.dtype).masked_fill(branch == LOG10, 1 / (num_voxels * math.log(10)))
     forms = torch.arange(OVERLAP, device=z.device)[:, None]
-    weight = torch.where(forms == branch.clamp(max=LN), scale, 0).to(z.dtype)
+    weight = torch.where(forms == branch.clamp(max=LN), scale, 0)
     losses, wrong, missed = margin_sums(z, y, weight, clamp, _plan(known))
     if known is not None and BCE_DICE not in known:
         return losses
@@ -189,7 +189,8 @@ class RegionCALFLoss(ConditionallyAdaptiveLoss):
     Alam et al. 2025, https://arxiv.org/abs/2504.04458. ``L_r`` is :class:`CALFLoss` of that part of the image with its own areas
     and branch; FP and FN are counts of the thresholded prediction (logit > 0) over the batch's cell, without gradient. Lines
     that the grid does not divide are dropped at the end of each axis. Mean over channels; everything else as in CALFLoss with
-    scope ``batch``.
+    scope ``batch``. The value is no measure of progress: a cell that improves loses weight to others, whose formulas may have
+    quite other values, so that a step down the gradient can raise it.
 
     Args:
         grid: cells along each spatial axis: ``grid ** 2`` cells in 2-D, ``grid ** 3`` in 3-D.
@@ -223,9 +224,9 @@ class RegionCALFLoss(ConditionallyAdaptiveLoss):
 
 def into_cells(x: Tensor, grid: int) -> Tensor:
     """``(B, K, *S)`` cut into ``(K * grid ** D, B, *cell)``, contiguous; what is left over at the end of an axis is dropped."""
-    if min(x.shape[2:]) < grid:
-        raise ValueError(f"expected images of at least {grid} voxels along each axis for grid={grid}, got {tuple(x.shape)}")
     batch, channels, *shape = x.shape
+    if min(shape) < grid:
+        raise ValueError(f"expected images of at least {grid} voxels along each axis for grid={grid}, got {tuple(shape)}")
     size = [length // grid for length in shape]
     for axis, length in enumerate(size):
         if shape[axis] % grid:

@@ -70,12 +70,12 @@ class _MarginSums(torch.autograd.Function):
         weighted, wrong, missed = (torch.zeros_like(weight[0]) for _ in range(3))
         for form, cells in plan:
             m, out = _margins(margin, cells, last=form == plan[-1][0])
-            values = _summand(form, m, out)
             if form == OVERLAP:
-                wrong[cells] = values.sum(1)
-                missed[cells] = values.mul_(y[cells]).sum(1)
+                q = torch.sigmoid(m, out=out)
+                wrong[cells] = q.sum(1)
+                missed[cells] = q.mul_(y[cells]).sum(1)
             else:
-                weighted[cells] += values.sum(1) * weight[form, cells]
+                weighted[cells] += _sum(form, m, out) * weight[form, cells]
         return weighted, wrong, missed
 
     @staticmethod
@@ -83,15 +83,21 @@ class _MarginSums(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         z, y, weight = ctx.saved_tensors
         by_weighted, by_wrong, by_missed = grads
-        margin, slopes = torch.addcmul(z, y, z, value=-2), []
+        margin, total, parts = torch.addcmul(z, y, z, value=-2), None, []
         for form, cells in ctx.plan:
             if form == OVERLAP:
                 factor = torch.addcmul(by_wrong[cells, None], y[cells], by_missed[cells, None])
             else:
                 factor = (by_weighted[cells] * weight[form, cells])[:, None]
             m, out = _margins(margin, cells, last=form == ctx.plan[-1][0])
-            slopes.append((cells, _slope(form, m, factor, out)))
-        gradient = _add_up(slopes, margin)
+            slope = _slope(form, m, factor, out)
+            if isinstance(cells, list):
+                parts.append((torch.tensor(cells, device=z.device), slope))
+            else:
+                total = slope if total is None else total.add_(slope)
+        gradient = margin.zero_() if total is None else total
+        for rows, slope in parts:
+            gradient.index_add_(0, rows, slope)
         torch.addcmul(gradient, gradient, y, value=-2, out=gradient)
         if ctx.clamp is not None:
             torch.ops.aten.hardtanh_backward(gradient, z, -ctx.clamp, ctx.clamp, grad_input=gradient)
@@ -104,30 +110,14 @@ def _margins(margin: Tensor, cells: slice | list[int], last: bool) -> tuple[Tens
     return m, m if last or isinstance(cells, list) else torch.empty_like(m)
 
 
-def _add_up(slopes: list[tuple[slice | list[int], Tensor]], margin: Tensor) -> Tensor:
-    """Sum of the slopes, in the memory of the last or, once they are done with, of the margins."""
-    cells, total = slopes[-1]
-    if isinstance(cells, list):
-        total = margin.zero_()
-    else:
-        slopes = slopes[:-1]
-    for cells, slope in slopes:
-        if isinstance(cells, list):
-            total.index_add_(0, torch.tensor(cells, device=total.device), slope)
-        else:
-            total.add_(slope)
-    return total
-
-
-def _summand(form: int, m: Tensor, out: Tensor) -> Tensor:
+def _sum(form: int, m: Tensor, out: Tensor) -> Tensor:
+    """The sum of a form over each row of ``m``."""
     if form == FISHER:
-        return _softplus(torch.neg(m, out=out).add_(LN2), out=out).mul_(-0.5)
+        return -0.5 * _softplus(torch.neg(m, out=out).add_(LN2), out=out).sum(1)
     if form == ARCSINE:
         # atan(exp(-m / 2)), which atan2 computes faster
-        return torch.atan2(m.new_ones(()), torch.mul(m, 0.5, out=out).exp_(), out=out).neg_()
-    if form == OVERLAP:
-        return torch.sigmoid(m, out=out)
-    return _softplus(m, out=out) if form == LN else m
+        return -torch.atan2(m.new_ones(()), torch.mul(m, 0.5, out=out).exp_(), out=out).sum(1)
+    return _softplus(m, out=out).sum(1) if form == LN else m.sum(1)
 
 
 def _slope(form: int, m: Tensor, factor: Tensor, out: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.errors import HydraException
+from hydra.errors import CompactHydraException
 
 GIB = 2**30
 # jobs exchange nothing through Ray's object store
@@ -39,8 +39,8 @@ class Share:
 def share(nodes: list[Node], cpus: int | None, gpus: float | None, memory_gb: float | None, at_once: int | None) -> Share:
     """One job's part of `nodes`; None asks for the default.
 
-    GPUs: 1 where there are any, otherwise 0. CPUs: with GPUs an equal part of the machine for each job that its GPUs can take; without,
-    for `at_once` jobs or as many as half its cores, at least 2 and at most 8 (2 cores: two jobs of 1 thread; 16 cores: eight of 2).
+    GPUs: 1 where there are any, otherwise 0. CPUs: with GPUs an equal part of the machine for each job that its GPUs can take;
+    without, for `at_once` jobs or as many as half its cores, at least 2 and at most 8 (2 cores: 2 jobs of 1 thread, 16: 8 of 2).
     Depends on nothing but the machine and the options. A job that fits on no machine is a ValueError: Ray would wait for ever.
     """
     if gpus is None:
@@ -88,7 +88,7 @@ def start(address: str | None) -> list[Node]:
         try:
             ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise HydraException(f"Could not use Ray at {address or 'this machine'}: {error}") from error
+            raise CompactHydraException(f"Could not use Ray at {address or 'this machine'}: {error}") from error
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [Node(int(found.get("CPU", 0)), found.get("GPU", 0), found.get("memory", 0)) for found in alive]
 

@@ -32,6 +32,7 @@ class Display:
         if not self.console.is_terminal:
             # a pipe or a file has no width; nothing may be cut off or broken there
             self.console = Console(file=self.console.file, width=250)
+        self.labels = labels(jobs)
         self.live: Live | None = None
         self.last_line = time.monotonic()
 
@@ -51,14 +52,14 @@ class Display:
             self._print(line)
 
     def begun(self, job: Job) -> None:
-        self.say(f"{job.label}: started, {short(job.log)}")
+        self.say(f"{self.labels[job.number]}: started, {short(job.log)}")
 
     def ended(self, job: Job) -> None:
         num_ended = sum(other.state in ("finished", "failed") for other in self.jobs)
         num_launched = sum(other.state != "skipped" for other in self.jobs)
         value = "" if job.value is None else f", {job.value:.4f}"
         took = "" if job.seconds is None else f" after {clock(job.seconds)}"
-        self.say(f"[{num_ended}/{num_launched}] {job.label}: {job.status}{took}{value}")
+        self.say(f"[{num_ended}/{num_launched}] {self.labels[job.number]}: {job.status}{took}{value}")
 
     def update(self) -> None:
         """Draws the picture anew, or says how things stand when nothing was said for a while."""
@@ -81,9 +82,9 @@ class Display:
             if job.state == "running" and job.started is not None:
                 epochs = job.progress.get("epochs")
                 bar = ProgressBar(total=1.0, completed=job.fraction, width=24, pulse=not epochs, animation_time=now)
-                epoch = f"{job.progress.get('epoch', 0)}/{epochs}" if epochs else str(job.progress.get("state", ""))
+                epoch = f"{int(job.progress.get('epoch', 0))}/{epochs}" if epochs else str(job.progress.get("state", ""))
                 metric = next((f"{name} {value:.4f}" for name, value in job.progress.get("val", {}).items()), "")
-                rows.add_row(Text(job.label), bar, epoch, metric, clock(now - job.started))
+                rows.add_row(Text(self.labels[job.number]), bar, epoch, metric, clock(now - job.started))
         return Group(Text(self.header(now), style="bold"), rows)
 
     def final(self) -> None:
@@ -91,7 +92,8 @@ class Display:
         for job in self.jobs:
             if job.state == "failed":
                 lines = job.progress.get("log", [])[-LOG_LINES:]
-                self._print(f"\n{job.label}: {job.status}; {'the end of ' if lines else ''}{short(job.log)}", "bold red")
+                where = ("the end of " if lines else "") + short(job.log)
+                self._print(f"\n{self.labels[job.number]}: {job.status}; {where}", "bold red")
                 for line in lines:
                     self._print(f"    {line}")
         self.console.print()
@@ -117,6 +119,14 @@ class Display:
 
     def _print(self, line: str, style: str = "") -> None:
         self.console.print(Text(line, style=style), soft_wrap=True)
+
+
+def labels(jobs: list[Job]) -> dict[int, str]:
+    """A name for each job by its number: only what differs between the jobs, everything for a single one."""
+    differ = [len(set(column)) > 1 for column in zip(*(job.parts for job in jobs), strict=True)]
+    if not any(differ):
+        differ = [True] * len(differ)
+    return {job.number: " ".join(part for part, told in zip(job.parts, differ, strict=True) if told and part) for job in jobs}
 
 
 def seconds_left(jobs: list[Job], now: float) -> float | None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.errors import HydraException
+from hydra.errors import CompactHydraException
 
 from hydra_plugins.calf_grid import _cluster, _worker
 from hydra_plugins.calf_grid._display import Display
@@ -25,7 +25,7 @@ LOG_LINES = 15
 
 
 class Grid:
-    """Runs `jobs`, each in a folder of its own. `table` is what is shown if the user stops it: these and jobs of earlier batches."""
+    """Runs `jobs`, each in a folder of its own; `table`, with those of earlier batches, is shown when the user stops it."""
 
     def __init__(self, options: GridConf, jobs: list[Job], table: list[Job]) -> None:
         self.options = options
@@ -50,11 +50,10 @@ class Grid:
                     self._run_all(waiting, self._share(nodes), environment)
             except KeyboardInterrupt:
                 self._give_up()
+                _cluster.stop()
                 Display(self.table).final()
-                again = shlex.join(["python", *sys.argv])
-                print(
-                    f"\nStopped. The same command goes on: finished runs are skipped, others continue from where they are.\n  {again}"
-                )
+                print("\nStopped. The same command goes on: finished runs are skipped, others continue from where they are.")
+                print("  " + shlex.join(["python", *sys.argv]))
                 raise SystemExit(128 + (caught[0] if caught else signal.SIGINT)) from None
 
     def _share(self, nodes: list[_cluster.Node]) -> _cluster.Share:
@@ -64,7 +63,7 @@ class Grid:
                 nodes, options.cpus_per_job, options.gpus_per_job, options.memory_per_job_gb, options.jobs_at_once
             )
         except ValueError as error:
-            raise HydraException(str(error)) from error
+            raise CompactHydraException(str(error)) from error
 
     def _run_all(self, waiting: list[Job], part: _cluster.Share, environment: dict[str, str]) -> None:
         import ray
@@ -77,12 +76,12 @@ class Grid:
         )
         for job in waiting:
             # of an earlier attempt; from here on a status means that the job has started
-            (job.plan.folder / "status.json").unlink(missing_ok=True)
+            (job.folder / "status.json").unlink(missing_ok=True)
         queue = list(waiting)
         at_once = self.options.jobs_at_once or len(waiting)
         skipped = sum(job.state == "skipped" for job in self.jobs)
-        holds = f"{part.cpus} CPU threads and {part.gpus:g} GPUs each"
-        self.display.say(f"{len(waiting)} jobs to run with {holds}; {skipped} finished before and skipped")
+        holds = f"each with {part.cpus} CPU and {part.gpus:g} GPU"
+        self.display.say(f"{len(waiting)} jobs to run, {holds}; {skipped} finished before and skipped")
         while True:
             while queue and len(self.running) < at_once:
                 job = queue.pop(0)
@@ -97,7 +96,7 @@ class Grid:
 
     def _task(self, job: Job, part: _cluster.Share, environment: dict[str, str]) -> _worker.Task:
         return _worker.Task(
-            folder=job.plan.folder.absolute(),
+            folder=job.folder.absolute(),
             command=job.command,
             working_dir=job.working_dir,
             environment=environment,
@@ -128,9 +127,9 @@ class Grid:
             job.state, job.reason = "finished", f"then {reason}" if reason else ""
         else:
             job.state, job.reason = "failed", reason or "ended without a result"
-            job.plan.folder.mkdir(parents=True, exist_ok=True)
-            job.progress = _worker.read_status(job.plan.folder) | {"state": "failed", "reason": job.reason, "log": tail(job.log)}
-            _worker.write_status(job.plan.folder, **job.progress)
+            job.folder.mkdir(parents=True, exist_ok=True)
+            job.progress = _worker.read_status(job.folder) | {"state": "failed", "reason": job.reason, "log": tail(job.log)}
+            _worker.write_status(job.folder, **job.progress)
         self.display.ended(job)
 
     def _follow(self) -> None:
@@ -153,7 +152,7 @@ class Grid:
         for job in self.jobs:
             if job.state == "running":
                 job.state = "stopped"
-                _worker.write_status(job.plan.folder, **_worker.read_status(job.plan.folder) | {"state": "stopped"})
+                _worker.write_status(job.folder, **_worker.read_status(job.folder) | {"state": "stopped"})
             elif job.state == "waiting":
                 job.state = "not started"
 

@@ -1,12 +1,14 @@
-"""Runs one command and lets nothing of it outlive whoever holds the other end of standard input: ``python _guard.py GRACE_SECONDS COMMAND...``
+"""Runs one command and lets nothing of it outlive whoever holds the other end of standard input.
 
-The command runs in a session of its own, its output goes to standard error. When standard input ends - closed by the Ray worker, or because
-the worker was killed, crashed or went with the launcher - the command is asked to end (SIGTERM) and after the grace is made to, with its
-whole process group. What is left of the group after the command has ended by itself ends in the same way. Then the command's exit code,
-128 + n for signal n, is written to standard output.
+    python _guard.py GRACE_SECONDS COMMAND...
 
-The guard leaves its parent (a second fork), because a Ray worker that exits kills its children, guard included. Standard library only, so it
-starts in about 20 ms. Linux and macOS; on Linux the command also dies with a guard that is itself killed.
+The command runs in a session of its own, its output goes to standard error. When standard input ends - closed by the Ray worker,
+or because the worker was killed, crashed or went with the launcher - the command is asked to end (SIGTERM) and after the grace is
+made to, with its whole process group. What is left of the group after the command has ended by itself ends in the same way. Then
+the command's exit code, 128 + n for signal n, is written to standard output.
+
+The guard leaves its parent (a second fork), because a Ray worker that exits kills its children, guard included. Standard library
+only, so it starts in about 20 ms. Linux and macOS; on Linux the command also dies with a guard that is itself killed.
 """
 
 import ctypes
@@ -52,8 +54,10 @@ def end(child: "subprocess.Popen[bytes]", grace: float) -> None:
 
 def main(grace: float, command: list[str]) -> int:
     """The exit code of `command`."""
+    # an empty handler, not SIG_IGN, and no mask: the command would inherit both, and could not be asked to end
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

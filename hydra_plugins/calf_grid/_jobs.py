@@ -15,7 +15,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import CompactHydraException, ConfigCompositionException
 from hydra.types import RunMode
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -28,10 +28,13 @@ GRID_ONLY = ("hydra.launcher", "hydra.sweeper", "hydra.sweep", "hydra.mode")
 
 
 class Plan(Protocol):
-    """What the planner says of a job's configuration. `value` is the primary metric of a finished run; `names` tells the job from others in
-    displays (data set, model, loss), and gives the run folder its parents: ``<grid>/<name>/.../<folder>``."""
+    """What the planner says of a job's configuration.
 
-    folder: Path
+    `folder` is a Path or has one as `path`. `value` is the primary metric of a finished run. `names` tells the job from
+    others in displays (data set, model, loss) and gives the run folder its parents: ``<grid>/<name>/.../<folder>``.
+    """
+
+    folder: Any
     finished: bool
     value: float | None
     names: dict[str, str]
@@ -60,13 +63,20 @@ class Job:
     first_fraction: float | None = None
 
     @property
-    def label(self) -> str:
-        extra = [f"{name} {value}" for name, value in (("seed", self.plan.seed), ("fold", self.plan.fold)) if value is not None]
-        return " ".join([*self.plan.names.values(), *extra])
+    def parts(self) -> list[str]:
+        """What names the job: data set, model, loss, seed, fold; as many for every job of a grid, empty where there is none."""
+        extra = [
+            f"{name} {value}" if value is not None else "" for name, value in (("seed", self.plan.seed), ("fold", self.plan.fold))
+        ]
+        return [*self.plan.names.values(), *extra]
 
     @property
     def status(self) -> str:
         return f"{self.state} ({self.reason})" if self.reason else self.state
+
+    @property
+    def folder(self) -> Path:
+        return Path(getattr(self.plan.folder, "path", self.plan.folder))
 
     @property
     def fraction(self) -> float:
@@ -76,11 +86,11 @@ class Job:
 
     @property
     def log(self) -> Path:
-        return log_file(self.plan.folder)
+        return log_file(self.folder)
 
     @property
     def grid_folder(self) -> Path:
-        return self.plan.folder.parents[len(self.plan.names)]
+        return self.folder.parents[len(self.plan.names)]
 
     def task_config(self) -> DictConfig:
         """The configuration that the job's own task function gets: without the node ``hydra``."""
@@ -93,7 +103,7 @@ class Job:
 
     def follow(self) -> bool:
         """Reads how far the job is; True when it is seen to run for the first time."""
-        self.progress = read_status(self.plan.folder)
+        self.progress = read_status(self.folder)
         if self.progress.get("epochs") and self.first_fraction is None:
             self.first_fraction = self.fraction
         if self.state != "waiting" or not self.progress:
@@ -127,7 +137,7 @@ def plan_jobs(
 
 
 def prepare(jobs: list[Job], function: str) -> None:
-    """Calls `function` with the configuration of one job for each distinct node ``dataset``, or name of a data set where there is no node."""
+    """Calls `function` with one job's configuration for each distinct node ``dataset``, or name of a data set."""
     seen: dict[str, Job] = {}
     for job in jobs:
         with _as_current_job(job.config):
@@ -138,7 +148,7 @@ def prepare(jobs: list[Job], function: str) -> None:
         try:
             _call(function, job.config)
         except ValueError as error:
-            raise HydraException(f"Nothing was started, because the data could not be prepared: {error}") from error
+            raise CompactHydraException(f"Nothing was started, because the data could not be prepared: {error}") from error
 
 
 def _job_hydra_overrides(loader: ConfigLoader, master: DictConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""What happens in a Ray worker: one job, from its log's first line to its exit code. Standard library only; Ray ships it by value."""
+"""What happens in a Ray worker: one job, from its log's first line to its exit code. Standard library only; shipped by value."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class GridConf:
     """Options under ``hydra.launcher``.
 
-    The threads of a job follow from these and the machine alone, never from how many jobs are left: a grid that is continued must give the
-    numbers of one that was not disturbed.
+    The threads of a job follow from these and the machine alone, never from how many jobs are left: a grid that is continued must
+    give the numbers of one that was not disturbed.
     """
 
     _target_: str = "hydra_plugins.calf_grid.launcher.GridLauncher"
@@ -68,13 +68,13 @@ class GridLauncher(Launcher):
         jobs = plan_jobs(self.hydra_context.config_loader, self.config, self.options.planner, job_overrides, initial_job_idx)
         distinct: dict[Path, Job] = {}
         for job in jobs:
-            distinct.setdefault(job.plan.folder, job)
+            distinct.setdefault(job.folder, job)
         for folder, job in distinct.items():
             # what an earlier batch of this sweep has run stays in the final table as that, not as skipped
             if folder not in self.jobs or self.jobs[folder].state != "finished":
                 self.jobs[folder] = job
         Grid(self.options, list(distinct.values()), list(self.jobs.values())).run()
-        return [self._job_return(job, distinct[job.plan.folder]) for job in jobs]
+        return [self._job_return(job, distinct[job.folder]) for job in jobs]
 
     def _job_return(self, job: "Job", ran: "Job") -> JobReturn:
         """What the sweeper is told about `job`, which is `ran` or names the same run folder."""
@@ -86,9 +86,7 @@ class GridLauncher(Launcher):
         # the value either. The exit code still tells (_Ending). Sweepers that search (Optuna) must know.
         tolerant = self.config.hydra.sweeper._target_ == "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
         answer.status = JobStatus.COMPLETED if done or tolerant else JobStatus.FAILED
-        answer.return_value = (
-            ran.value if done else None if tolerant else RuntimeError(f"{ran.label}: {ran.status}; see {ran.log}")
-        )
+        answer.return_value = ran.value if done else None if tolerant else RuntimeError(f"{ran.status}; see {ran.log}")
         return answer
 
 
@@ -99,8 +97,10 @@ class _Ending(Callback):
         self.launcher = launcher
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from hydra_plugins.calf_grid._cluster import stop
         from hydra_plugins.calf_grid._display import Display
 
+        stop()
         jobs = list(self.launcher.jobs.values())
         try:
             Display(jobs).final()

@@ -12,7 +12,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-ROOT = Path(os.environ["TINY_RUNS"])
+
+def runs() -> Path:
+    return Path(os.environ["TINY_RUNS"])
+
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -29,7 +34,7 @@ def plan(cfg: DictConfig) -> TinyPlan:
     if cfg.loss.name == "refused":
         raise ValueError("loss refused: expected another one")
     digest = hashlib.sha256(OmegaConf.to_yaml(cfg, resolve=True).encode()).hexdigest()[:6]
-    folder = ROOT / cfg.grid / cfg.dataset.name / cfg.model.name / cfg.loss.name / f"seed-{cfg.seed}-{digest}"
+    folder = runs() / cfg.grid / cfg.dataset.name / cfg.model.name / cfg.loss.name / f"seed-{cfg.seed}-{digest}"
     result = folder / "result.json"
     value = json.loads(result.read_text())["value"] if result.exists() else None
     return TinyPlan(
@@ -38,7 +43,9 @@ def plan(cfg: DictConfig) -> TinyPlan:
 
 
 def prepare(cfg: DictConfig) -> None:
-    with (ROOT / "prepared.txt").open("a") as file:
+    if cfg.dataset.name == "spheres":
+        raise ValueError("spheres are not at hand")
+    with (runs() / "prepared.txt").open("a") as file:
         file.write(f"{cfg.dataset.name} {cfg.dataset.patients}\n")
 
 
@@ -57,7 +64,6 @@ def go_wrong(how: str, folder: Path) -> None:
         fifo = os.open(os.environ["TINY_FIFO"], os.O_WRONLY)
         if os.fork() > 0:
             os.write(fifo, b"started\n")
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("TINY_STUBBORN") else signal.SIG_DFL)
         while True:
             signal.pause()
 
@@ -71,6 +77,9 @@ def main(cfg: DictConfig) -> float:
     seen = {"argv": sys.argv[1:], "cwd": os.getcwd(), "mode": HydraConfig.get().mode.name} | {
         name: os.environ.get(name) for name in names
     }
+    seen["nice"] = os.nice(0)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    seen["deaf"] = [one.name for one in STOP_SIGNALS if one in blocked or signal.getsignal(one) == signal.SIG_IGN]
     (folder / f"seen-{attempts}.json").write_text(json.dumps(seen | {"config": OmegaConf.to_container(cfg, resolve=True)}))
     if attempts < cfg.wrong_attempts:
         go_wrong(cfg.loss.name, folder)

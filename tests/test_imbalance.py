@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from calf.imbalance import contour_areas, pixel_areas, skewness_and_kurtosis
+
+# one drawing each: pixels, and the area within OpenCV's contours
+DRAWINGS = {
+    "empty": ("....|....|....", 0, 0),
+    "one pixel": ("....|.#..|....", 1, 0),
+    "line": ("####|....|....", 4, 0),
+    "square": ("###.|###.|###.", 9, 4),
+    "two parts": ("##.##|##.##|.....", 8, 2),
+    "hole": ("#####|#...#|#...#|#...#|#####", 16, 16 + 14),
+}
+
+
+def drawn(text: str) -> torch.Tensor:
+    return torch.tensor([[symbol == "#" for symbol in row] for row in text.split("|")])
+
+
+@pytest.mark.parametrize(("text", "pixels", "within_contours"), DRAWINGS.values(), ids=DRAWINGS)
+def test_areas_of_drawings(text, pixels, within_contours):
+    mask = drawn(text)
+    assert pixel_areas(mask).item() == pixels
+    assert contour_areas(mask.float()).item() == within_contours
+
+
+def test_each_sample_and_channel_has_its_own_area():
+    mask = torch.rand(3, 2, 6, 7, generator=torch.Generator().manual_seed(0)) > 0.5
+    assert pixel_areas(mask).tolist() == mask.flatten(2).sum(2).tolist()
+    alone = [[contour_areas(channel).item() for channel in sample] for sample in mask]
+    assert contour_areas(mask).tolist() == alone
+
+
+def test_volumes_are_counted_in_voxels():
+    mask = torch.rand(2, 1, 4, 5, 6, generator=torch.Generator().manual_seed(0)) > 0.5
+    assert pixel_areas(mask, num_spatial=3).tolist() == [[int(volume.sum())] for volume in mask]
+
+
+def test_a_contour_runs_through_the_centres_of_border_pixels():
+    disc = np.zeros((101, 101), np.uint8)
+    cv2.circle(disc, (50, 50), 40, 1, thickness=-1)
+    # half a pixel within the border
+    assert contour_areas(torch.from_numpy(disc)).item() == pytest.approx(np.pi * 39.5**2, rel=0.01)
+
+
+@pytest.mark.parametrize("count", [2, 3, 32, 1000])
+def test_moments_are_scipys(count):
+    areas = torch.from_numpy(np.random.default_rng(count).lognormal(5, 1, (count, 3)).round())
+    skewness, kurtosis = skewness_and_kurtosis(areas)
+    np.testing.assert_allclose(skewness, scipy.stats.skew(areas.numpy()), rtol=1e-12)
+    np.testing.assert_allclose(kurtosis, scipy.stats.kurtosis(areas.numpy()), rtol=1e-12)
+    assert skewness.dtype == torch.float64
+
+
+@pytest.mark.parametrize("areas", [[5.0], [0.0, 0, 0], [7.0, 7, 7, 7], [0.1, 0.1, 0.1], [16777216.0, 16777216]], ids=str)
+def test_equal_areas_have_no_skewness(areas):
+    skewness, kurtosis = skewness_and_kurtosis(torch.tensor(areas))
+    assert skewness.isnan()
+    assert kurtosis.isnan()
+
+
+def test_symmetric_areas_have_a_skewness_of_exactly_zero():
+    assert skewness_and_kurtosis(torch.tensor([10, 20, 20, 30]))[0].item() == 0
+
+
+def test_moments_have_no_unit():
+    areas = torch.tensor([1.0, 5, 7, 30])
+    for ours, scaled in zip(skewness_and_kurtosis(areas), skewness_and_kurtosis(areas * 0.37), strict=True):
+        torch.testing.assert_close(ours, scaled)
