@@ -32,15 +32,12 @@ def choose_branch(skewness: Tensor, kurtosis: Tensor) -> Tensor:
     return torch.where(s <= -1, FISHER, torch.where(s <= -0.5, LOGIT, torch.where(s < 0, ARCSINE, right)))
 
 
-def branch_losses(
-    z: Tensor, y: Tensor, foreground: Tensor, branch: Tensor, clamp: float | None, known: list[int] | None = None
-) -> Tensor:
+def branch_losses(z: Tensor, y: Tensor, branch: Tensor, clamp: float | None, known: list[int] | None = None) -> Tensor:
     """The loss of each cell in its own branch.
 
     Args:
         z: logits ``(G, n)`` of ``G`` cells of ``n`` voxels, the whole batch's.
         y: truth, same shape and dtype, 0 or 1.
-        foreground: ``(G,)``, the sum of ``y`` in each cell.
         branch: ``(G,)`` int64 on the device of ``z``, index into BRANCHES.
         clamp: bound of ``|z|``, ``None`` for no bound.
         known: the same branches on the host, where they are known there; then nothing else is computed. Without them all
@@ -57,7 +54,7 @@ def branch_losses(
     if known is not None and BCE_DICE not in known:
         return losses
     # 1 - (2 TP + e) / (2 TP + FP + FN + e), without the cancellation
-    dice = wrong / (2 * (foreground - missed) + wrong + 1e-7)
+    dice = wrong / (2 * (y.sum(1) - missed) + wrong + 1e-7)
     return losses + dice.where(branch == BCE_DICE, 0)
 
 
@@ -66,7 +63,8 @@ def _plan(known: list[int] | None) -> Plan:
     if known is None:
         return [(form, EVERYWHERE) for form in forms]
     cells = {form: [cell for cell, branch in enumerate(known) if form in FORMS_OF_BRANCH[branch]] for form in forms}
-    return [(form, EVERYWHERE if len(chosen) == len(known) else chosen) for form, chosen in cells.items() if chosen]
+    # picking cells means copying them: when most are wanted, it is cheaper to take all and weigh the others 0
+    return [(form, EVERYWHERE if 2 * len(chosen) > len(known) else chosen) for form, chosen in cells.items() if chosen]
 
 
 class ConditionallyAdaptiveLoss(SegmentationLoss):
@@ -87,23 +85,19 @@ class ConditionallyAdaptiveLoss(SegmentationLoss):
         self.last_kurtosis = torch.empty(0, dtype=torch.float64)
 
     def cell_losses(self, z: Tensor, y: Tensor) -> Tensor:
-        """Logits and truth ``(G, B, *cell)`` to the loss ``(G,)`` of each of the ``G`` cells over the batch."""
-        pixels = pixel_areas(y, num_spatial=y.ndim - 2)
-        skewness, kurtosis, known = self.imbalance(y, pixels)
+        """Logits and truth ``(G, B, *cell)``, as :func:`into_cells` makes them, to the loss ``(G,)`` of each of the cells."""
+        skewness, kurtosis, known = self.imbalance(y)
         branch = choose_branch(skewness, kurtosis)
         self.last_branch, self.last_skewness, self.last_kurtosis = branch, skewness, kurtosis
         if known is None and self.host_may_read(y):
             known = branch.tolist()
-        return branch_losses(z.flatten(1), y.flatten(1), pixels.sum(1), branch, self.clamp, known)
+        return branch_losses(z.flatten(1), y.flatten(1), branch, self.clamp, known)
 
-    def imbalance(self, y: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
-        """Skewness and kurtosis ``(G,)`` on the device of ``y``, and the branches where the host knows them already.
-
-        ``pixels`` ``(G, B)``: pixel areas of ``y`` ``(G, B, *cell)``.
-        """
+    def imbalance(self, y: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
+        """Skewness and kurtosis ``(G,)`` on the device of ``y``, and the branches where the host knows them already."""
         if self.area == "contour" and y.ndim != 4:
             raise ValueError("contours exist in 2-D only: expected area=pixels for volumes, got area=contour")
-        areas = pixels if self.area == "pixels" else contour_areas(y)
+        areas = pixel_areas(y, y.ndim - 2) if self.area == "pixels" else contour_areas(y)
         return *skewness_and_kurtosis(areas.T, all_ranks=self.ddp == "global"), None
 
     def host_may_read(self, y: Tensor) -> bool:
@@ -168,12 +162,12 @@ class CALFLoss(ConditionallyAdaptiveLoss):
         self._known = choose_branch(*self._dataset).tolist()
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        z, y = (into_cells(x, grid=1) for x in one_versus_rest(logits, target))
+        z, y = (x.transpose(0, 1).contiguous() for x in one_versus_rest(logits, target))
         return self.cell_losses(z, y).mean()
 
-    def imbalance(self, y: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
+    def imbalance(self, y: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
         if self.scope == "batch":
-            return super().imbalance(y, pixels)
+            return super().imbalance(y)
         channels = y.shape[0]
         if self._dataset is None:
             raise ValueError("scope=dataset needs the training set's areas first: call observe_dataset(areas) before training")
@@ -218,7 +212,7 @@ class RegionCALFLoss(ConditionallyAdaptiveLoss):
         losses = self.cell_losses(z, y).view(channels, -1)
         # straight into floating point: booleans are slower to make and to sum
         predicted = torch.gt(z.detach(), 0, out=torch.empty_like(y))
-        weights = 1 + predicted.ne_(y).flatten(1).sum(1).view(channels, -1)
+        weights = 1 + predicted.ne_(y).flatten(1).sum(1).view_as(losses)
         return ((weights * losses).sum(1) / weights.sum(1)).mean()
 
 
@@ -232,9 +226,8 @@ def into_cells(x: Tensor, grid: int) -> Tensor:
         if shape[axis] % grid:
             x = x.narrow(axis + 2, 0, length * grid)
     x = x.reshape(batch, channels, *(n for length in size for n in (grid, length)))
-    # from (B, K, grid, length, grid, length, ...)
-    x = x.permute(1, *range(2, x.ndim, 2), 0, *range(3, x.ndim, 2))
-    return x.contiguous().flatten(0, len(shape))
+    # (B, K, grid, length, grid, length, ...)
+    return x.permute(1, *range(2, x.ndim, 2), 0, *range(3, x.ndim, 2)).contiguous().flatten(0, len(shape))
 
 
 def check_option(name: str, value: str, options: tuple[str, ...]) -> None:

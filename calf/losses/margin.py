@@ -51,10 +51,6 @@ def margin_sums(z: Tensor, y: Tensor, weight: Tensor, clamp: float | None, plan:
         Three tensors ``(G,)``, differentiable once with respect to ``z``: the weighted sum of the first four forms; the soft
         number of wrong voxels (FP + FN); the soft number of missed ones (FN).
     """
-    if clamp is not None and z.device.type == "cpu" and not torch.compiler.is_compiling():
-        # clamping and its gradient cost more than a look at whether there is anything to clamp
-        low, high = z.detach().aminmax()
-        clamp = clamp if max(-float(low), float(high)) > clamp else None
     weighted, wrong, missed = _MarginSums.apply(z, y, weight, clamp, plan)
     return weighted, wrong, missed
 
@@ -62,14 +58,16 @@ def margin_sums(z: Tensor, y: Tensor, weight: Tensor, clamp: float | None, plan:
 class _MarginSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, y: Tensor, weight: Tensor, clamp: float | None, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+        margin = torch.addcmul(z, y, z, value=-2)
+        if clamp is not None and _within(margin, clamp):
+            clamp = None
         ctx.save_for_backward(z, y, weight)
         ctx.clamp, ctx.plan = clamp, plan
-        margin = torch.addcmul(z, y, z, value=-2)
         if clamp is not None:
             margin.clamp_(-clamp, clamp)
-        weighted, wrong, missed = (torch.zeros_like(weight[0]) for _ in range(3))
+        weighted, wrong, missed = torch.zeros(3, margin.shape[0], dtype=z.dtype, device=z.device).unbind()
         for form, cells in plan:
-            m, out = _margins(margin, cells, last=form == plan[-1][0])
+            m, out = _of_cells(margin, cells, last=form == plan[-1][0])
             if form == OVERLAP:
                 q = torch.sigmoid(m, out=out)
                 wrong[cells] = q.sum(1)
@@ -89,22 +87,30 @@ class _MarginSums(torch.autograd.Function):
                 factor = torch.addcmul(by_wrong[cells, None], y[cells], by_missed[cells, None])
             else:
                 factor = (by_weighted[cells] * weight[form, cells])[:, None]
-            m, out = _margins(margin, cells, last=form == ctx.plan[-1][0])
+            m, out = _of_cells(margin, cells, last=form == ctx.plan[-1][0])
             slope = _slope(form, m, factor, out)
             if isinstance(cells, list):
                 parts.append((torch.tensor(cells, device=z.device), slope))
             else:
                 total = slope if total is None else total.add_(slope)
-        gradient = margin.zero_() if total is None else total
+        total = margin.zero_() if total is None else total
         for rows, slope in parts:
-            gradient.index_add_(0, rows, slope)
-        torch.addcmul(gradient, gradient, y, value=-2, out=gradient)
+            total.index_add_(0, rows, slope)
+        gradient = torch.addcmul(total, total, y, value=-2, out=total)
         if ctx.clamp is not None:
             torch.ops.aten.hardtanh_backward(gradient, z, -ctx.clamp, ctx.clamp, grad_input=gradient)
         return gradient, None, None, None, None
 
 
-def _margins(margin: Tensor, cells: slice | list[int], last: bool) -> tuple[Tensor, Tensor]:
+def _within(margin: Tensor, clamp: float) -> bool:
+    """Whether there is nothing to clamp, where to look costs less than to clamp: where the host need not wait for it."""
+    if margin.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    low, high = margin.aminmax()
+    return max(-float(low), float(high)) <= clamp
+
+
+def _of_cells(margin: Tensor, cells: slice | list[int], last: bool) -> tuple[Tensor, Tensor]:
     """Margins of some cells, and memory for what is made of them: their own, unless forms to come need the margins."""
     m = margin[cells]
     return m, m if last or isinstance(cells, list) else torch.empty_like(m)
@@ -113,7 +119,7 @@ def _margins(margin: Tensor, cells: slice | list[int], last: bool) -> tuple[Tens
 def _sum(form: int, m: Tensor, out: Tensor) -> Tensor:
     """The sum of a form over each row of ``m``."""
     if form == FISHER:
-        return -0.5 * _softplus(torch.neg(m, out=out).add_(LN2), out=out).sum(1)
+        return -0.5 * _softplus(torch.sub(m.new_full((), LN2), m, out=out), out=out).sum(1)
     if form == ARCSINE:
         # atan(exp(-m / 2)), which atan2 computes faster
         return -torch.atan2(m.new_ones(()), torch.mul(m, 0.5, out=out).exp_(), out=out).sum(1)
@@ -123,7 +129,7 @@ def _sum(form: int, m: Tensor, out: Tensor) -> Tensor:
 def _slope(form: int, m: Tensor, factor: Tensor, out: Tensor) -> Tensor:
     """The derivative of a form with respect to ``m``, times ``factor`` ``(G, 1)`` or ``(G, n)``."""
     if form == FISHER:
-        return torch.neg(m, out=out).add_(LN2).sigmoid_().mul_(0.5 * factor)
+        return torch.sub(m.new_full((), LN2), m, out=out).sigmoid_().mul_(0.5 * factor)
     if form == ARCSINE:
         # 0.25 / cosh(m / 2), which cannot overflow in this form
         e = torch.abs(m, out=out).mul_(-0.5).exp_()
