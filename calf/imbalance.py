@@ -9,19 +9,6 @@ from torch import Tensor
 EPS = torch.finfo(torch.float64).eps
 
 
-def pixel_areas(mask: Tensor, num_spatial: int = 2) -> Tensor:
-    """Foreground pixels (``num_spatial=2``) or voxels (3) of each mask.
-
-    Args:
-        mask: ``(..., *S)`` of any dtype, 0 or 1.
-        num_spatial: how many axes at the end ``*S`` are.
-
-    Returns:
-        ``(...)``, in the mask's dtype if that is floating, else int64. Exact up to 2**24 voxels in float32.
-    """
-    return mask.sum(tuple(range(-num_spatial, 0)))
-
-
 def contour_areas(mask: Tensor) -> Tensor:
     """Area inside the contours of each mask, in pixels, measured as the authors of CALF do.
 

@@ -10,9 +10,9 @@ import math
 import torch
 from torch import Tensor
 
-from calf.imbalance import contour_areas, pixel_areas, skewness_and_kurtosis
+from calf.imbalance import contour_areas, skewness_and_kurtosis
 from calf.losses.contract import SegmentationLoss, one_versus_rest
-from calf.losses.margin import ARCSINE, EVERYWHERE, FISHER, LN, LOGIT, OVERLAP, Plan, margin_sums
+from calf.losses.margin import ARCSINE, EVERYWHERE, FISHER, LN, LOGIT, OVERLAP, Plan, cell_sums, into_cells, margin_sums
 
 BRANCHES = ("fisher", "logit", "arcsine", "ln", "log10", "bce_dice")
 #: The first four branches are numbered as the forms they are made of; these two are made of the last.
@@ -32,12 +32,15 @@ def choose_branch(skewness: Tensor, kurtosis: Tensor) -> Tensor:
     return torch.where(s <= -1, FISHER, torch.where(s <= -0.5, LOGIT, torch.where(s < 0, ARCSINE, right)))
 
 
-def branch_losses(z: Tensor, y: Tensor, branch: Tensor, clamp: float | None, known: list[int] | None = None) -> Tensor:
+def branch_losses(
+    z: Tensor, y: Tensor, foreground: Tensor, branch: Tensor, clamp: float | None, known: list[int] | None = None
+) -> Tensor:
     """The loss of each cell in its own branch.
 
     Args:
-        z: logits ``(G, n)`` of ``G`` cells of ``n`` voxels, the whole batch's.
+        z: logits of ``G`` cells over the batch, as :func:`calf.losses.margin.into_cells` cuts them.
         y: truth, same shape and dtype, 0 or 1.
+        foreground: ``(G,)``, the sum of ``y`` in each cell.
         branch: ``(G,)`` int64 on the device of ``z``, index into BRANCHES.
         clamp: bound of ``|z|``, ``None`` for no bound.
         known: the same branches on the host, where they are known there; then nothing else is computed. Without them all
@@ -46,7 +49,7 @@ def branch_losses(z: Tensor, y: Tensor, branch: Tensor, clamp: float | None, kno
     Returns:
         ``(G,)``.
     """
-    num_voxels = z.shape[1]
+    num_voxels = z.numel() // branch.numel()
     scale = torch.full_like(branch, 1 / num_voxels, dtype=z.dtype).masked_fill(branch == LOG10, 1 / (num_voxels * math.log(10)))
     forms = torch.arange(OVERLAP, device=z.device)[:, None]
     weight = torch.where(forms == branch.clamp(max=LN), scale, 0)
@@ -54,7 +57,7 @@ def branch_losses(z: Tensor, y: Tensor, branch: Tensor, clamp: float | None, kno
     if known is not None and BCE_DICE not in known:
         return losses
     # 1 - (2 TP + e) / (2 TP + FP + FN + e), without the cancellation
-    dice = wrong / (2 * (y.sum(1) - missed) + wrong + 1e-7)
+    dice = wrong / (2 * (foreground - missed) + wrong + 1e-7)
     return losses + dice.where(branch == BCE_DICE, 0)
 
 
@@ -85,24 +88,31 @@ class ConditionallyAdaptiveLoss(SegmentationLoss):
         self.last_kurtosis = torch.empty(0, dtype=torch.float64)
 
     def cell_losses(self, z: Tensor, y: Tensor) -> Tensor:
-        """Logits and truth ``(G, B, *cell)``, as :func:`into_cells` makes them, to the loss ``(G,)`` of each of the cells."""
-        skewness, kurtosis, known = self.imbalance(y)
+        """Logits and truth, cut by :func:`calf.losses.margin.into_cells`, to the loss ``(G,)`` of each of the cells."""
+        pixels = cell_sums(y)
+        skewness, kurtosis, known = self.imbalance(y, pixels)
         branch = choose_branch(skewness, kurtosis)
         self.last_branch, self.last_skewness, self.last_kurtosis = branch, skewness, kurtosis
-        if known is None and self.host_may_read(y):
+        clamp, on_host = self.clamp, y.device.type == "cpu" and not torch.compiler.is_compiling()
+        if known is None and (on_host or self.area == "contour"):
             known = branch.tolist()
-        return branch_losses(z.flatten(1), y.flatten(1), branch, self.clamp, known)
+        if on_host and clamp is not None and _within(z, clamp):
+            clamp = None
+        return branch_losses(z, y, pixels.sum(0), branch, clamp, known)
 
-    def imbalance(self, y: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
-        """Skewness and kurtosis ``(G,)`` on the device of ``y``, and the branches where the host knows them already."""
-        if self.area == "contour" and y.ndim != 4:
-            raise ValueError("contours exist in 2-D only: expected area=pixels for volumes, got area=contour")
-        areas = pixel_areas(y, y.ndim - 2) if self.area == "pixels" else contour_areas(y)
-        return *skewness_and_kurtosis(areas.T, all_ranks=self.ddp == "global"), None
+    def imbalance(self, y: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
+        """Skewness and kurtosis ``(G,)`` of ``pixels`` ``(B, G)`` or of the contours in ``y``; and the branches, if known."""
+        if self.area == "contour":
+            if y.ndim != 6:
+                raise ValueError("contours exist in 2-D only: expected area=pixels for volumes, got area=contour")
+            pixels = contour_areas(y.movedim(3, 4)).flatten(1)
+        return *skewness_and_kurtosis(pixels, all_ranks=self.ddp == "global"), None
 
-    def host_may_read(self, y: Tensor) -> bool:
-        """Whether reading a number costs nothing: on the CPU, or where the contours have made the host wait anyway."""
-        return (y.device.type == "cpu" and not torch.compiler.is_compiling()) or self.area == "contour"
+
+def _within(z: Tensor, clamp: float) -> bool:
+    """Whether there is nothing to clamp; to look costs less than to clamp."""
+    low, high = z.detach().aminmax()
+    return max(-float(low), float(high)) <= clamp
 
 
 class CALFLoss(ConditionallyAdaptiveLoss):
@@ -162,13 +172,13 @@ class CALFLoss(ConditionallyAdaptiveLoss):
         self._known = choose_branch(*self._dataset).tolist()
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        z, y = (x.transpose(0, 1).contiguous() for x in one_versus_rest(logits, target))
-        return self.cell_losses(z, y).mean()
+        z, y = one_versus_rest(logits, target)
+        return self.cell_losses(into_cells(z, 1), into_cells(y, 1)).mean()
 
-    def imbalance(self, y: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
+    def imbalance(self, y: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
         if self.scope == "batch":
-            return super().imbalance(y)
-        channels = y.shape[0]
+            return super().imbalance(y, pixels)
+        channels = y.shape[1]
         if self._dataset is None:
             raise ValueError("scope=dataset needs the training set's areas first: call observe_dataset(areas) before training")
         if len(self._known) not in (1, channels):
@@ -207,27 +217,12 @@ class RegionCALFLoss(ConditionallyAdaptiveLoss):
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         z, y = one_versus_rest(logits, target)
-        channels = z.shape[1]
         z, y = into_cells(z, self.grid), into_cells(y, self.grid)
-        losses = self.cell_losses(z, y).view(channels, -1)
+        losses = self.cell_losses(z, y).view(z.shape[1], -1)
         # straight into floating point: booleans are slower to make and to sum
         predicted = torch.gt(z.detach(), 0, out=torch.empty_like(y))
-        weights = 1 + predicted.ne_(y).flatten(1).sum(1).view_as(losses)
+        weights = 1 + cell_sums(predicted.ne_(y)).sum(0).view_as(losses)
         return ((weights * losses).sum(1) / weights.sum(1)).mean()
-
-
-def into_cells(x: Tensor, grid: int) -> Tensor:
-    """``(B, K, *S)`` cut into ``(K * grid ** D, B, *cell)``, contiguous; what is left over at the end of an axis is dropped."""
-    batch, channels, *shape = x.shape
-    if min(shape) < grid:
-        raise ValueError(f"expected images of at least {grid} voxels along each axis for grid={grid}, got {tuple(shape)}")
-    size = [length // grid for length in shape]
-    for axis, length in enumerate(size):
-        if shape[axis] % grid:
-            x = x.narrow(axis + 2, 0, length * grid)
-    x = x.reshape(batch, channels, *(n for length in size for n in (grid, length)))
-    # (B, K, grid, length, grid, length, ...)
-    return x.permute(1, *range(2, x.ndim, 2), 0, *range(3, x.ndim, 2)).contiguous().flatten(0, len(shape))
 
 
 def check_option(name: str, value: str, options: tuple[str, ...]) -> None:

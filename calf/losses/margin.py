@@ -22,13 +22,42 @@ _softplus = torch.ops.aten.softplus.out
 #: The forms; OVERLAP is two sums in one.
 FISHER, LOGIT, ARCSINE, LN, OVERLAP = range(5)
 
+#: What the summands of the first four are multiplied with once they are summed.
+COEFFICIENT = (-0.5, 1.0, -1.0, 1.0)
+
 #: The forms to compute, each in all cells or in those listed.
-Plan = Sequence[tuple[int, "slice | list[int]"]]
-EVERYWHERE = slice(None)
+Plan = Sequence[tuple[int, "list[int] | None"]]
+EVERYWHERE = None
+
+
+def into_cells(x: Tensor, grid: int) -> Tensor:
+    """``(B, K, *S)`` seen as ``grid ** D`` cells of each channel, ``(B, K, grid, height, grid, width)`` in 2-D, likewise in 3-D.
+
+    What the grid leaves over at the end of an axis is dropped. Cells are numbered channel by channel, row by row; there are
+    ``G = K * grid ** D`` of them.
+
+    Raises:
+        ValueError: an axis is shorter than the grid.
+    """
+    shape = x.shape[2:]
+    if min(shape) < grid:
+        raise ValueError(f"expected images of at least {grid} voxels along each axis for grid={grid}, got {tuple(shape)}")
+    for axis, length in enumerate(shape, start=2):
+        if length % grid:
+            x = x.narrow(axis, 0, length // grid * grid)
+    return x.reshape(*x.shape[:2], *(n for length in x.shape[2:] for n in (grid, length // grid)))
+
+
+def cell_sums(x: Tensor) -> Tensor:
+    """Sums over the voxels of each sample's cells: ``(B, G)`` of what :func:`into_cells` gives."""
+    # axis by axis, in the order of memory
+    for axis in range(x.ndim - 1, 2, -2):
+        x = x.sum(axis)
+    return x.flatten(1)
 
 
 def margin_sums(z: Tensor, y: Tensor, weight: Tensor, clamp: float | None, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over the voxels of each cell.
+    """Sums over the voxels of each cell in the whole batch.
 
     =======  ===============================  ===========================================
     form     summand                          for ``p``, probability of the truth
@@ -41,7 +70,7 @@ def margin_sums(z: Tensor, y: Tensor, weight: Tensor, clamp: float | None, plan:
     =======  ===============================  ===========================================
 
     Args:
-        z: logits ``(G, n)`` of ``G`` cells of ``n`` voxels.
+        z: logits, cut by :func:`into_cells` into ``G`` cells.
         y: truth, same shape and dtype, 0 or 1.
         weight: ``(4, G)``, of each of the first four forms in each cell; no gradient.
         clamp: bound of ``|z|``, with no gradient beyond it; ``None`` for no bound.
@@ -58,22 +87,21 @@ def margin_sums(z: Tensor, y: Tensor, weight: Tensor, clamp: float | None, plan:
 class _MarginSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, y: Tensor, weight: Tensor, clamp: float | None, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-        margin = torch.addcmul(z, y, z, value=-2)
-        if clamp is not None and _within(margin, clamp):
-            clamp = None
         ctx.save_for_backward(z, y, weight)
         ctx.clamp, ctx.plan = clamp, plan
+        margin = torch.addcmul(z, y, z, value=-2)
         if clamp is not None:
             margin.clamp_(-clamp, clamp)
-        weighted, wrong, missed = torch.zeros(3, margin.shape[0], dtype=z.dtype, device=z.device).unbind()
+        weighted, wrong, missed = torch.zeros(3, weight.shape[1], dtype=z.dtype, device=z.device).unbind()
         for form, cells in plan:
-            m, out = _of_cells(margin, cells, last=form == plan[-1][0])
+            rows = slice(None) if cells is None else cells
+            m, out = _margins(margin, cells, last=form == plan[-1][0])
             if form == OVERLAP:
                 q = torch.sigmoid(m, out=out)
-                wrong[cells] = q.sum(1)
-                missed[cells] = q.mul_(y[cells]).sum(1)
+                wrong[rows] = _sums(q, cells)
+                missed[rows] = _sums(q.mul_(_pick(y, cells)), cells)
             else:
-                weighted[cells] += _sum(form, m, out) * weight[form, cells]
+                weighted[rows] += _sums(_summand(form, m, out), cells) * (COEFFICIENT[form] * weight[form, rows])
         return weighted, wrong, missed
 
     @staticmethod
@@ -84,50 +112,69 @@ class _MarginSums(torch.autograd.Function):
         margin, total, parts = torch.addcmul(z, y, z, value=-2), None, []
         for form, cells in ctx.plan:
             if form == OVERLAP:
-                factor = torch.addcmul(by_wrong[cells, None], y[cells], by_missed[cells, None])
+                factor = torch.addcmul(_spread(by_wrong, z, cells), _pick(y, cells), _spread(by_missed, z, cells))
             else:
-                factor = (by_weighted[cells] * weight[form, cells])[:, None]
-            m, out = _of_cells(margin, cells, last=form == ctx.plan[-1][0])
+                factor = _spread(by_weighted * weight[form], z, cells)
+            m, out = _margins(margin, cells, last=form == ctx.plan[-1][0])
             slope = _slope(form, m, factor, out)
-            if isinstance(cells, list):
-                parts.append((torch.tensor(cells, device=z.device), slope))
+            if cells is not None:
+                parts.append((cells, slope))
             else:
                 total = slope if total is None else total.add_(slope)
         total = margin.zero_() if total is None else total
-        for rows, slope in parts:
-            total.index_add_(0, rows, slope)
-        gradient = torch.addcmul(total, total, y, value=-2, out=total)
+        for cells, slope in parts:
+            for cell, part in zip(cells, slope, strict=True):
+                total[_cell(cell, total)] += part
+        torch.addcmul(total, total, y, value=-2, out=total)
         if ctx.clamp is not None:
-            torch.ops.aten.hardtanh_backward(gradient, z, -ctx.clamp, ctx.clamp, grad_input=gradient)
-        return gradient, None, None, None, None
+            torch.ops.aten.hardtanh_backward(total, z, -ctx.clamp, ctx.clamp, grad_input=total)
+        return total, None, None, None, None
 
 
-def _within(margin: Tensor, clamp: float) -> bool:
-    """Whether there is nothing to clamp, where to look costs less than to clamp: where the host need not wait for it."""
-    if margin.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    low, high = margin.aminmax()
-    return max(-float(low), float(high)) <= clamp
+def _cell(number: int, x: Tensor) -> tuple[Any, ...]:
+    """Where a cell is in what :func:`into_cells` gives: ``x[index]`` is ``(B, *cell)``."""
+    index: list[Any] = []
+    for size in reversed(x.shape[2::2]):
+        number, place = divmod(number, size)
+        index = [place, slice(None), *index]
+    return (slice(None), number, *index)
 
 
-def _of_cells(margin: Tensor, cells: slice | list[int], last: bool) -> tuple[Tensor, Tensor]:
+def _pick(x: Tensor, cells: list[int] | None) -> Tensor:
+    """``(r, B, *cell)`` of the cells listed, in memory of its own; or ``x`` itself."""
+    return x if cells is None else torch.stack([x[_cell(cell, x)] for cell in cells])
+
+
+def _margins(margin: Tensor, cells: list[int] | None, last: bool) -> tuple[Tensor, Tensor]:
     """Margins of some cells, and memory for what is made of them: their own, unless forms to come need the margins."""
-    m = margin[cells]
-    return m, m if last or isinstance(cells, list) else torch.empty_like(m)
+    m = _pick(margin, cells)
+    return m, m if last or cells is not None else torch.empty_like(m)
 
 
-def _sum(form: int, m: Tensor, out: Tensor) -> Tensor:
-    """The sum of a form over each row of ``m``."""
+def _sums(values: Tensor, cells: list[int] | None) -> Tensor:
+    """Sums over the batch's voxels in each cell, of all or of those that were picked."""
+    return cell_sums(values).sum(0) if cells is None else values.flatten(1).sum(1)
+
+
+def _spread(values: Tensor, x: Tensor, cells: list[int] | None) -> Tensor:
+    """A number for each cell, in a shape that broadcasts over its voxels."""
+    if cells is not None:
+        return values[cells].view(-1, *[1] * (x.ndim // 2))
+    return values.view(1, x.shape[1], *(n for size in x.shape[2::2] for n in (size, 1)))
+
+
+def _summand(form: int, m: Tensor, out: Tensor) -> Tensor:
+    """A form of ``m`` but for its coefficient."""
     if form == FISHER:
-        return -0.5 * _softplus(torch.sub(m.new_full((), LN2), m, out=out), out=out).sum(1)
+        return _softplus(torch.sub(m.new_full((), LN2), m, out=out), out=out)
     if form == ARCSINE:
         # atan(exp(-m / 2)), which atan2 computes faster
-        return -torch.atan2(m.new_ones(()), torch.mul(m, 0.5, out=out).exp_(), out=out).sum(1)
-    return _softplus(m, out=out).sum(1) if form == LN else m.sum(1)
+        return torch.atan2(m.new_ones(()), torch.mul(m, 0.5, out=out).exp_(), out=out)
+    return _softplus(m, out=out) if form == LN else m
 
 
 def _slope(form: int, m: Tensor, factor: Tensor, out: Tensor) -> Tensor:
-    """The derivative of a form with respect to ``m``, times ``factor`` ``(G, 1)`` or ``(G, n)``."""
+    """The derivative of a form with respect to ``m``, times ``factor``, which broadcasts over ``m``."""
     if form == FISHER:
         return torch.sub(m.new_full((), LN2), m, out=out).sigmoid_().mul_(0.5 * factor)
     if form == ARCSINE:

@@ -7,62 +7,11 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from torch import Tensor
 
 from calf.losses import calf
-from calf.losses.calf import BRANCHES, CALFLoss, RegionCALFLoss, branch_losses, choose_branch, into_cells
-from tests.losses.zoo import HostReads, build, regions, value_and_gradient
-
-CLAMP = 16.118
-
-#: Areas of four samples for which each branch is chosen, and as many again where a branch has two conditions.
-AREAS = {
-    "fisher": (1, 50, 52, 51),
-    "logit": (10, 28, 40, 45),
-    "arcsine": (10, 22, 31, 40),
-    "log10": (5, 6, 7, 60),
-    "ln": (5, 12, 20, 40),
-    "bce_dice": (20, 20, 20, 20),
-}
-
-
-def squares(areas: tuple[int, ...], size: int = 8) -> Tensor:
-    """``(B, 1, size, size)``, the first pixels of each sample set."""
-    return (torch.arange(size * size) < torch.tensor(areas)[:, None]).float().view(-1, 1, size, size)
-
-
-def published(p: Tensor, y: Tensor, branch: str) -> Tensor:
-    """The loss as the paper writes it: on probabilities."""
-    functions = {
-        "fisher": torch.atanh,
-        "logit": torch.logit,
-        "arcsine": lambda p: p.sqrt().asin(),
-        "log10": torch.log10,
-        "ln": torch.log,
-        "bce_dice": torch.log,
-    }
-    f = functions[branch]
-    loss = -(y * f(p) + (1 - y) * f(1 - p)).mean()
-    if branch == "bce_dice":
-        loss = loss + 1 - (2 * (p * y).sum() + 1e-7) / (p.sum() + y.sum() + 1e-7)
-    return loss
-
-
-def published_choice(areas: list[float]) -> str:
-    """The branch as the paper words it."""
-    if len(set(areas)) == 1:
-        return "bce_dice"  # scipy gives NaN, with a warning
-    skewness, kurtosis = scipy.stats.skew(areas), scipy.stats.kurtosis(areas)
-    if skewness <= -1:
-        return "fisher"
-    if skewness <= -0.5:
-        return "logit"
-    if skewness < 0:
-        return "arcsine"
-    if skewness >= 1 or (0 < skewness < 0.5 and kurtosis < 0):
-        return "log10"
-    return "ln" if 0.5 <= skewness < 1 else "bce_dice"
-
+from calf.losses.calf import BRANCHES, CALFLoss, RegionCALFLoss, choose_branch
+from tests.losses.published import AREAS, CLAMP, published_branch, published_loss, squares
+from tests.losses.zoo import build, regions, value_and_gradient
 
 # ---- which branch
 
@@ -102,8 +51,8 @@ def test_each_branch_is_the_published_formula(branch, areas, clamp):
     logits = 4 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     loss = CALFLoss("batch", "pixels", "global", clamp)
     value, gradient = value_and_gradient(loss, logits, y)
-    expected = value_and_gradient(lambda z, y: published(z.sigmoid(), y, branch), logits, y)
-    assert BRANCHES[loss.last_branch] == branch == published_choice(list(areas))
+    expected = value_and_gradient(lambda z, y: published_loss(z.sigmoid(), y, branch), logits, y)
+    assert BRANCHES[loss.last_branch] == branch == published_branch(list(areas))
     torch.testing.assert_close((value, gradient), expected, rtol=1e-9, atol=1e-13)
 
 
@@ -113,7 +62,7 @@ def test_random_batches_choose_as_scipy_does(seed):
     loss = CALFLoss("batch", "pixels", "local", CLAMP)
     y = squares(tuple(areas.tolist()))
     loss(torch.zeros_like(y), y)
-    assert BRANCHES[loss.last_branch] == published_choice(areas.tolist())
+    assert BRANCHES[loss.last_branch] == published_branch(areas.tolist())
     np.testing.assert_allclose(loss.last_skewness, scipy.stats.skew(areas))
     np.testing.assert_allclose(loss.last_kurtosis, scipy.stats.kurtosis(areas))
 
@@ -128,7 +77,7 @@ def test_saturated_logits_are_exact_and_have_no_gradient_beyond_the_clamp(branch
     logits = 1e4 * (2 * y - 1) * (1 - 2 * wrong.float())
     value, gradient = value_and_gradient(CALFLoss("batch", "pixels", "global", CLAMP), logits, y)
     bounded = logits.double().clamp(-CLAMP, CLAMP)
-    torch.testing.assert_close(value.double(), published(bounded.sigmoid(), y.double(), branch), rtol=1e-6, atol=0)
+    torch.testing.assert_close(value.double(), published_loss(bounded.sigmoid(), y.double(), branch), rtol=1e-6, atol=0)
     assert gradient.count_nonzero() == 0
     value, gradient = value_and_gradient(CALFLoss("batch", "pixels", "global", None), logits, y)
     assert value.isfinite()
@@ -169,7 +118,7 @@ def test_the_authors_values_are_met(shared):
 def test_the_saturated_values_of_the_authors_are_their_rounding(shared):
     expected, logits, target = golden(shared)["saturated"]
     p = torch.from_numpy(logits).sigmoid().clamp(1e-7, 1 - 1e-7)
-    assert published(p, torch.from_numpy(target).float(), "fisher").item() == pytest.approx(expected["loss"], rel=1e-6)
+    assert published_loss(p, torch.from_numpy(target).float(), "fisher").item() == pytest.approx(expected["loss"], rel=1e-6)
 
 
 def test_pixel_areas_choose_as_written_beside_the_authors_values(shared):
@@ -177,33 +126,6 @@ def test_pixel_areas_choose_as_written_beside_the_authors_values(shared):
         loss = CALFLoss("batch", "pixels", "global", CLAMP)
         loss(torch.from_numpy(logits), torch.from_numpy(target))
         assert BRANCHES[loss.last_branch] == expected["pixel_branch"], name
-
-
-# ---- on the device
-
-
-@pytest.mark.parametrize("branch", [*BRANCHES, "mixed"])
-@pytest.mark.parametrize("height", [2, 12])  # within the clamp and beyond
-def test_the_path_without_host_equals_the_one_with_if(branch, height):
-    generator = torch.Generator().manual_seed(0)
-    y = (torch.rand(8, 60, generator=generator) < 0.3).double()
-    logits = height * torch.randn(8, 60, generator=generator, dtype=torch.float64)
-    chosen = torch.arange(8) % 6 if branch == "mixed" else torch.full((8,), BRANCHES.index(branch))
-    weight = torch.linspace(-1, 2, 8)
-    results = []
-    for known in (chosen.tolist(), None):
-        z = logits.clone().requires_grad_()
-        losses = branch_losses(z, y, y.sum(1), chosen, CLAMP, known)
-        results.append((losses.detach(), *torch.autograd.grad((losses * weight).sum(), z)))
-    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-15)
-
-
-def test_only_the_cpu_and_contours_read_on_the_host():
-    y, expected = squares(AREAS["ln"]), {("cpu", "pixels"): True, ("cpu", "contour"): True, ("meta", "pixels"): False}
-    for (device, area), waits in expected.items():
-        with HostReads() as reads:
-            CALFLoss("batch", area, "local", CLAMP).compute(torch.zeros_like(y, device=device), y.to(device))
-        assert bool(reads.found) == waits, (device, area)
 
 
 def test_the_choice_of_the_latest_step_can_be_read():
@@ -243,7 +165,7 @@ def test_exclusive_classes_are_the_published_formula_on_softmax_probabilities():
     loss = CALFLoss("batch", "pixels", "global", CLAMP)
     value = loss(logits, target)
     p = logits.softmax(1)
-    expected = [published(p[:, c], (target == c).double(), BRANCHES[loss.last_branch[c - 1]]) for c in (1, 2)]
+    expected = [published_loss(p[:, c], (target == c).double(), BRANCHES[loss.last_branch[c - 1]]) for c in (1, 2)]
     torch.testing.assert_close(value, sum(expected) / 2)
 
 
@@ -259,7 +181,7 @@ def test_the_data_set_decides_once_and_for_all():
         loss.observe_dataset(torch.tensor(areas).float())
         value = loss(torch.ones_like(y), y)
         assert BRANCHES[loss.last_branch] == branch
-        torch.testing.assert_close(value, published(torch.ones_like(y).sigmoid(), y, branch))
+        torch.testing.assert_close(value, published_loss(torch.ones_like(y).sigmoid(), y, branch))
 
 
 def test_the_data_set_may_decide_for_each_channel():
@@ -274,54 +196,6 @@ def test_the_data_set_may_decide_for_each_channel():
         loss.observe_dataset(torch.zeros(0))
 
 
-# ---- regions
-
-
-def naive_region(logits: Tensor, y: Tensor, grid: int) -> Tensor:
-    """Cell by cell on probabilities, with scipy, one channel in 2-D."""
-    height, width = (length // grid for length in y.shape[-2:])
-    total = weights = 0.0
-    for row in range(grid):
-        for column in range(grid):
-            cell = (..., slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width))
-            p, truth = logits[cell].sigmoid(), y[cell]
-            weight = 1 + (p.round() != truth).sum().item()
-            branch = published_choice(truth.flatten(1).sum(1).tolist())
-            total, weights = total + weight * published(p, truth, branch), weights + weight
-    return total / weights
-
-
-@pytest.mark.parametrize("size", [(16, 16), (19, 22)])
-@pytest.mark.parametrize("grid", [1, 3, 4])
-def test_regions_equal_a_loop_over_cells(size, grid):
-    y = regions("binary", size, batch=6).double()
-    logits = 2 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    loss = RegionCALFLoss(grid, "pixels", "global", CLAMP)
-    ours = value_and_gradient(loss, logits, y)
-    torch.testing.assert_close(ours, value_and_gradient(lambda z, y: naive_region(z, y, grid), logits, y), rtol=1e-9, atol=1e-13)
-    assert loss.last_branch.shape == (grid**2,)
-
-
-def test_one_region_is_the_whole_image():
-    y = squares(AREAS["logit"])
-    logits = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
-    whole, region = CALFLoss("batch", "pixels", "global", CLAMP), RegionCALFLoss(1, "pixels", "global", CLAMP)
-    torch.testing.assert_close(region(logits, y), whole(logits, y))
-
-
-def test_cells_are_cut_row_by_row_and_leftovers_dropped():
-    image = torch.arange(5 * 7).view(1, 1, 5, 7).expand(2, 3, 5, 7)
-    cells = into_cells(image, 2)
-    assert cells.shape == (3 * 4, 2, 2, 3)
-    assert cells[:4, 0].flatten(1).tolist() == [
-        [0, 1, 2, 7, 8, 9],
-        [3, 4, 5, 10, 11, 12],
-        [14, 15, 16, 21, 22, 23],
-        [17, 18, 19, 24, 25, 26],
-    ]
-    assert into_cells(torch.zeros(2, 3, 4, 6, 9), 2).shape == (3 * 8, 2, 2, 3, 4)
-
-
 # ---- mistakes
 
 
@@ -330,9 +204,8 @@ def test_cells_are_cut_row_by_row_and_leftovers_dropped():
     [
         ("calf", "loss.scope=epoch", "scope to be one of batch, dataset, got 'epoch'"),
         ("calf", "loss.area=voxels", "area to be one of pixels, contour, got 'voxels'"),
-        ("calf_region", "loss.ddp=all", "ddp to be one of global, local, got 'all'"),
+        ("calf", "loss.ddp=all", "ddp to be one of global, local, got 'all'"),
         ("calf", "loss.clamp=-1", "clamp to be positive.*-1"),
-        ("calf_region", "loss.grid=0", "at least one cell.*grid=0"),
     ],
 )
 def test_an_impossible_argument_is_named(name, override, message):
@@ -350,11 +223,6 @@ def test_the_data_set_has_no_contours():
 def test_volumes_have_no_contours(name):
     with pytest.raises(ValueError, match="contours exist in 2-D only"):
         build(name, "loss.area=contour")(torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 1, 4, 4, 4))
-
-
-def test_an_image_smaller_than_the_grid_is_named():
-    with pytest.raises(ValueError, match=r"at least 4 voxels along each axis for grid=4, got \(8, 3\)"):
-        build("calf_region")(torch.zeros(1, 1, 8, 3), torch.zeros(1, 1, 8, 3))
 
 
 def test_the_branches_have_names_for_all_their_numbers():
