@@ -47,6 +47,9 @@ def skewness_and_kurtosis(areas: Tensor, all_ranks: bool = False) -> tuple[Tenso
 
     Returns:
         Two tensors ``(...)``; NaN where all areas are equal, hence also for a single sample.
+
+    >>> skewness_and_kurtosis(torch.tensor([1, 2, 3]))
+    (tensor(0., dtype=torch.float64), tensor(-1.5000, dtype=torch.float64))
     """
     # MPS has no float64
     areas = areas.detach().to(torch.float32 if areas.device.type == "mps" else torch.float64)

@@ -73,9 +73,6 @@ class Segmenter(pl.LightningModule):
         channels_last: memory format of the batches.
     """
 
-    epoch_loss: Tensor
-    epoch_counts: Tensor
-
     def __init__(
         self,
         network: nn.Module,
@@ -94,9 +91,6 @@ class Segmenter(pl.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.slice_counts = SliceCounts()
         self.test_rows: pd.DataFrame | None = None
-        self.register_buffer("epoch_loss", torch.zeros(()), persistent=False)
-        self.register_buffer("epoch_counts", torch.zeros(len(target.names), 4, dtype=torch.int64), persistent=False)
-        self.epoch_steps = 0
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of stored images, uint8 (B, C, H, W)."""
@@ -118,8 +112,9 @@ class Segmenter(pl.LightningModule):
                 part.observe_dataset(areas)
 
     def on_train_epoch_start(self) -> None:
-        self.epoch_loss.zero_()
-        self.epoch_counts.zero_()
+        # no buffers: DDP would overwrite every rank's with those of the first
+        self.epoch_loss = torch.zeros((), device=self.device)
+        self.epoch_counts = torch.zeros(len(self.target.names), 4, dtype=torch.int64, device=self.device)
         self.epoch_steps = 0
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from calf.data.build import StorePlan, open_store, plan_store
 from calf.data.store import write_json, write_text
-from calf.provenance import commit, fingerprint, versions
+from calf.provenance import RUN_ONLY, commit, fingerprint, versions
 from calf.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -89,15 +89,14 @@ def _plan_store(cfg: DictConfig) -> StorePlan:
 
 
 def _names(cfg: DictConfig) -> dict[str, str]:
-    """The chosen file of each noun, with the options the command line changed: ``calf[scope=dataset]``."""
+    """The chosen file of each noun, with the options that the command line changed: ``calf[scope=dataset]``."""
     names = {noun: str(cfg.names[noun]) for noun in ("dataset", "model", "loss")}
+    changed = dict(item.lstrip("+~").split("=", 1) for item in _task_overrides() if "=" in item)
     for noun in names:
-        changed = [item for item in _task_overrides() if item.lstrip("+").startswith(f"{noun}.")]
-        # where files lie is not what a data set is
         options = [
-            item.lstrip("+").removeprefix(f"{noun}.")
-            for item in changed
-            if not item.lstrip("+").startswith("dataset.layout.root")
+            f"{key.removeprefix(noun + '.')}={value}"
+            for key, value in changed.items()
+            if key.startswith(f"{noun}.") and key not in RUN_ONLY
         ]
         if options:
             names[noun] += f"[{','.join(options)}]"

@@ -43,10 +43,10 @@ def wandb_logger(run: RunPlan, project: str, entity: str | None, mode: str | Non
 
 
 def csv_logger(run: RunPlan) -> CSVLogger:
-    """Lightning's ``metrics.csv`` in the run folder."""
+    """Lightning's ``csv/metrics.csv`` in the run folder."""
     from pytorch_lightning.loggers import CSVLogger
 
-    return CSVLogger(save_dir=str(run.folder.path), name="", version="")
+    return CSVLogger(save_dir=str(run.folder.path), name="csv", version="")
 
 
 def no_logger(run: RunPlan) -> bool:

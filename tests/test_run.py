@@ -160,6 +160,18 @@ def test_a_killed_run_continues_and_ends_with_the_numbers_of_an_undisturbed_one(
     pd.testing.assert_frame_equal(*branches, check_exact=True)
 
 
+def test_two_ranks_choose_the_branches_of_the_whole_batch_and_score_each_case_once(place):
+    ranks = ("trainer.devices=2", "trainer.strategy=ddp", "dataset.batch_size=4")
+    for name, overrides in {"ranks": ranks, "alone": ("trainer.devices=1",)}.items():
+        process = job("train.py", place, f"name={name}", "loss=calf", *overrides)
+        assert process.returncode == 0, process.stdout + process.stderr
+    folders = [RunFolder(next((place / "runs" / name).rglob("result.json")).parent) for name in ("ranks", "alone")]
+    branches = [pd.read_csv(folder.path / "branches.csv") for folder in folders]
+    pd.testing.assert_frame_equal(*branches)
+    keys = [pd.read_csv(folder.cases)[["case", "class", "metric", "reference_volume_mm3"]] for folder in folders]
+    pd.testing.assert_frame_equal(*keys)
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

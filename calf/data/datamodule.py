@@ -69,7 +69,7 @@ class ShuffledBatches(Sampler[NDArray[np.int64]]):
 
 
 class OrderedBatches(Sampler[NDArray[np.int64]]):
-    """Evaluation order: slices as stored. With several ranks each takes whole cases, and no slice is scored twice."""
+    """Evaluation order: slices as stored, the last batch smaller."""
 
     def __init__(self, indices: NDArray[np.int64], batch_size: int) -> None:
         self.batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
@@ -170,7 +170,9 @@ class SliceData(pl.LightningDataModule):
         rank, world_size = self._rank
         indices = self.part(name)
         _, number = np.unique(self.store.case_of_slice[indices], return_inverse=True)
-        return self._loader(OrderedBatches(indices[number % world_size == rank], self.batch_size), evaluation=True)
+        # with more ranks than cases the idle ones repeat a case: every rank must have a batch, and repeated slices count once
+        own = indices[number % world_size == rank % (number.max() + 1)]
+        return self._loader(OrderedBatches(own, self.batch_size), evaluation=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._in_order("val")

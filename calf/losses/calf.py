@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calf.imbalance import contour_areas, skewness_and_kurtosis
-from calf.losses.contract import SegmentationLoss, one_versus_rest
+from calf.losses.contract import SegmentationLoss, check_option, one_versus_rest
 from calf.losses.margin import ARCSINE, EVERYWHERE, FISHER, LN, LOGIT, OVERLAP, Plan, cell_sums, into_cells, margin_sums
 
 BRANCHES = ("fisher", "logit", "arcsine", "ln", "log10", "bce_dice")
@@ -25,6 +25,10 @@ def choose_branch(skewness: Tensor, kurtosis: Tensor) -> Tensor:
 
     ``S <= -1`` Fisher; ``-1 < S <= -0.5`` logit; ``-0.5 < S < 0`` arcsine; ``0 < S < 0.5`` with ``K < 0`` and ``S >= 1`` log10;
     ``0.5 <= S < 1`` natural log; everything else BCE + Dice: ``S = 0``, ``0 < S < 0.5`` with ``K >= 0``, and NaN.
+
+    >>> chosen = choose_branch(torch.tensor([-2.0, 0.7, 3.0, torch.nan]), torch.zeros(4))
+    >>> [BRANCHES[index] for index in chosen]
+    ['fisher', 'ln', 'log10', 'bce_dice']
     """
     s, slight = skewness, torch.where(kurtosis < 0, LOG10, BCE_DICE)
     # no comparison holds for NaN
@@ -140,7 +144,8 @@ class CALFLoss(ConditionallyAdaptiveLoss):
             :meth:`observe_dataset` must be called before the first step.
         area: ``pixels``, or ``contour`` as in the authors' code (2-D and scope ``batch`` only, waits for the device; see
             :func:`calf.imbalance.contour_areas`).
-        ddp: with several ranks, the areas of the ``global`` batch, or of the ``local`` one. Sums over voxels are local.
+        ddp: with several ranks, the areas of the ``global`` batch, for which all ranks must take each step, or of the
+            ``local`` one. Sums over voxels are local.
         clamp: bound of ``|logit|``, without gradient beyond it; 16.118 is the authors' bound of 1e-7 on ``p``. ``None``: none.
 
     On CUDA no step waits for the device unless ``area`` is ``contour``. Afterwards ``last_branch``, ``last_skewness`` and
@@ -148,6 +153,14 @@ class CALFLoss(ConditionallyAdaptiveLoss):
 
     Raises:
         ValueError: an unknown option; ``scope=dataset`` without the data set's areas; contours in 3-D.
+
+    >>> loss = CALFLoss(scope="batch", area="pixels", ddp="global", clamp=16.118)
+    >>> mask = torch.zeros(3, 1, 4, 4)
+    >>> mask[2, 0, :2] = 1  # areas 0, 0 and 8: their skewness is 0.7
+    >>> loss(torch.zeros_like(mask), mask)
+    tensor(0.6931)
+    >>> BRANCHES[loss.last_branch]
+    'ln'
     """
 
     def __init__(self, scope: str, area: str, ddp: str, clamp: float | None) -> None:
@@ -223,9 +236,3 @@ class RegionCALFLoss(ConditionallyAdaptiveLoss):
         predicted = torch.gt(z.detach(), 0, out=torch.empty_like(y))
         weights = 1 + cell_sums(predicted.ne_(y)).sum(0).view_as(losses)
         return ((weights * losses).sum(1) / weights.sum(1)).mean()
-
-
-def check_option(name: str, value: str, options: tuple[str, ...]) -> None:
-    """Raise a ValueError unless ``value`` is one of ``options``."""
-    if value not in options:
-        raise ValueError(f"expected {name} to be one of {', '.join(options)}, got {value!r}")

@@ -123,6 +123,12 @@ def _shape_hint(logits: Tensor, target: Tensor) -> str:
     return ""
 
 
+def check_option(name: str, value: str, options: tuple[str, ...]) -> None:
+    """Raise a ValueError unless the argument ``name`` has one of its possible values."""
+    if value not in options:
+        raise ValueError(f"expected {name} to be one of {', '.join(options)}, got {value!r}")
+
+
 def probs_and_onehot(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities and truth of every channel, both ``(B, C, *S)`` in the logits' dtype; background included."""
     if is_exclusive(logits, target):

@@ -23,6 +23,11 @@ class TverskyLoss(SegmentationLoss):
 
     Raises:
         ValueError: a negative cost, or ``smooth`` not positive: an absent class that is not predicted would be 0 / 0.
+
+    >>> import torch
+    >>> dice = TverskyLoss(alpha=0.5, beta=0.5, smooth=1e-5, batch=True, background=False)
+    >>> dice(torch.tensor([[[[20.0, 20.0, -20.0]]]]), torch.tensor([[[[0, 1, 1]]]]))
+    tensor(0.5000)
     """
 
     def __init__(self, alpha: float, beta: float, smooth: float, batch: bool, background: bool) -> None:

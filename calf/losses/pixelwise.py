@@ -13,6 +13,9 @@ class BCELoss(SegmentationLoss):
     """Cross-entropy: ``-ln`` of the true class's probability, mean over samples, voxels and sigmoid channels.
 
     Sigmoid channels: binary cross-entropy with logits. Exclusive classes: softmax cross-entropy, background included.
+
+    >>> BCELoss()(torch.zeros(1, 2, 4, 4), torch.ones(1, 4, 4, dtype=torch.int64))
+    tensor(0.6931)
     """
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -33,6 +36,9 @@ class FocalLoss(SegmentationLoss):
 
     Raises:
         ValueError: gamma below 0 or alpha outside 0 to 1.
+
+    >>> FocalLoss(gamma=2.0, alpha=None)(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4))
+    tensor(0.1733)
     """
 
     def __init__(self, gamma: float, alpha: float | None) -> None:
