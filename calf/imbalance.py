@@ -53,20 +53,11 @@ def skewness_and_kurtosis(areas: Tensor, all_ranks: bool = False) -> tuple[Tenso
     """
     # MPS has no float64
     areas = areas.detach().to(torch.float32 if areas.device.type == "mps" else torch.float64)
-    shared = all_ranks and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    mean = _mean_over_ranks(areas) if shared else areas.mean(0)
-    # central moments in a second pass: raw ones cancel, and equal areas must have a variance of exactly zero
-    deviation = areas - mean
+    mean = _mean_over_ranks if all_ranks and dist.is_available() and dist.is_initialized() else _mean
+    # central moments in a second pass: raw ones cancel. From one of the areas and not from 0, so that equal ones, of any
+    # size, have a variance of exactly zero
+    shifted = areas - (areas[:1] if mean is _mean else 0)
+    deviation = shifted - mean(shifted)
     square = deviation * deviation
-    powers = torch.stack([square, square * deviation, square * square], 1)
-    m2, m3, m4 = _mean_over_ranks(powers) if shared else powers.mean(0)
-    # scipy's limit: a spread below the rounding of the mean is none
-    m2 = m2.masked_fill(m2 <= (EPS * mean) ** 2, torch.nan)
+    m2, m3, m4 = mean(torch.stack([square, square * deviation, square * square], 1))
     return m3 / m2**1.5, m4 / (m2 * m2) - 3
-
-
-def _mean_over_ranks(x: Tensor) -> Tensor:
-    """Mean over the first axis of all ranks' tensors, whose lengths may differ."""
-    total = torch.stack([x.sum(0), torch.full_like(x[0], x.shape[0])])
-    dist.all_reduce(total)
-    return total[0] / total[1]
