@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from calf import tracking
 from calf.callbacks import BranchTrace, History
 from calf.data.datamodule import SliceData
 from calf.data.phantom import Phantom
@@ -94,6 +95,7 @@ def trained_epochs(network: nn.Module, data: SliceData, epochs: int, folder: Pat
         deterministic="warn",
     )
     trainer.fit(module, datamodule=data)
+    tracking.close(failed=False)
     return clock.seconds
 
 

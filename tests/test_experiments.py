@@ -7,7 +7,9 @@ from omegaconf import OmegaConf
 
 from tests.conftest import ROOT
 
-SWEEPS = sorted(path.relative_to(ROOT).with_suffix("") for path in (ROOT / "experiments").glob("*/*.yaml") if path.stem != "shared")
+SWEEPS = sorted(
+    path.relative_to(ROOT).with_suffix("") for path in (ROOT / "experiments").glob("*/*.yaml") if path.stem != "shared"
+)
 
 
 @pytest.mark.parametrize("sweep", SWEEPS, ids=str)

@@ -6,11 +6,13 @@ Alam et al. 2025, https://arxiv.org/abs/2504.04458.
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from calf.imbalance import contour_areas, skewness_and_kurtosis
+from calf.imbalance import Array, contour_areas, several_ranks, skewness_and_kurtosis
 from calf.losses.contract import SegmentationLoss, check_option, one_versus_rest
 from calf.losses.margin import ARCSINE, EVERYWHERE, FISHER, LN, LOGIT, OVERLAP, Plan, cell_sums, into_cells, margin_sums
 
@@ -20,8 +22,8 @@ LOG10, BCE_DICE = LN + 1, LN + 2
 FORMS_OF_BRANCH = ((FISHER,), (LOGIT,), (ARCSINE,), (LN,), (LN,), (OVERLAP, LN))
 
 
-def choose_branch(skewness: Tensor, kurtosis: Tensor) -> Tensor:
-    """Index into BRANCHES for each entry, int64, chosen on the tensors' device.
+def choose_branch(skewness: Array, kurtosis: Array) -> Array:
+    """Index into BRANCHES for each entry, int64, of tensors (on their device) or arrays.
 
     ``S <= -1`` Fisher; ``-1 < S <= -0.5`` logit; ``-0.5 < S < 0`` arcsine; ``0 < S < 0.5`` with ``K < 0`` and ``S >= 1`` log10;
     ``0.5 <= S < 1`` natural log; everything else BCE + Dice: ``S = 0``, ``0 < S < 0.5`` with ``K >= 0``, and NaN.
@@ -30,21 +32,22 @@ def choose_branch(skewness: Tensor, kurtosis: Tensor) -> Tensor:
     >>> [BRANCHES[index] for index in chosen]
     ['fisher', 'ln', 'log10', 'bce_dice']
     """
-    s, slight = skewness, torch.where(kurtosis < 0, LOG10, BCE_DICE)
+    where: Any = np.where if isinstance(skewness, np.ndarray) else torch.where
+    s, slight = skewness, where(kurtosis < 0, LOG10, BCE_DICE)
     # no comparison holds for NaN
-    right = torch.where(s >= 1, LOG10, torch.where(s >= 0.5, LN, torch.where(s > 0, slight, BCE_DICE)))
-    return torch.where(s <= -1, FISHER, torch.where(s <= -0.5, LOGIT, torch.where(s < 0, ARCSINE, right)))
+    right = where(s >= 1, LOG10, where(s >= 0.5, LN, where(s > 0, slight, BCE_DICE)))
+    return where(s <= -1, FISHER, where(s <= -0.5, LOGIT, where(s < 0, ARCSINE, right)))
 
 
 def branch_losses(
-    z: Tensor, y: Tensor, foreground: Tensor, branch: Tensor, clamp: float | None, known: list[int] | None = None
+    z: Tensor, y: Tensor, pixels: Tensor, branch: Tensor, clamp: float | None, known: list[int] | None = None
 ) -> Tensor:
     """The loss of each cell in its own branch.
 
     Args:
         z: logits of ``G`` cells over the batch, as :func:`calf.losses.margin.into_cells` cuts them.
         y: truth, same shape and dtype, 0 or 1.
-        foreground: ``(G,)``, the sum of ``y`` in each cell.
+        pixels: ``(B, G)``, the sum of ``y`` in each cell.
         branch: ``(G,)`` int64 on the device of ``z``, index into BRANCHES.
         clamp: bound of ``|z|``, ``None`` for no bound.
         known: the same branches on the host, where they are known there; then nothing else is computed. Without them all
@@ -53,16 +56,22 @@ def branch_losses(
     Returns:
         ``(G,)``.
     """
-    num_voxels = z.numel() // branch.numel()
-    scale = torch.full_like(branch, 1 / num_voxels, dtype=z.dtype).masked_fill(branch == LOG10, 1 / (num_voxels * math.log(10)))
-    forms = torch.arange(OVERLAP, device=z.device)[:, None]
-    weight = torch.where(forms == branch.clamp(max=LN), scale, 0)
-    losses, wrong, missed = margin_sums(z, y, weight, clamp, _plan(known))
+    losses, wrong, missed = margin_sums(z, y, _weights(branch, z, known), clamp, _plan(known))
     if known is not None and BCE_DICE not in known:
         return losses
     # 1 - (2 TP + e) / (2 TP + FP + FN + e), without the cancellation
-    dice = wrong / (2 * (foreground - missed) + wrong + 1e-7)
+    dice = wrong / (2 * (pixels.sum(0) - missed) + wrong + 1e-7)
     return losses + dice.where(branch == BCE_DICE, 0)
+
+
+def _weights(branch: Tensor, z: Tensor, known: list[int] | None) -> Tensor:
+    """``(4, G)``: what each form's sum counts in each cell; 0 for those that are not of its branch."""
+    mean = branch.numel() / z.numel()
+    if known is not None and len(set(known)) == 1:  # then no other form is computed
+        return z.new_full((OVERLAP, len(known)), mean / math.log(10) if known[0] == LOG10 else mean)
+    scale = torch.full_like(branch, mean, dtype=z.dtype).masked_fill(branch == LOG10, mean / math.log(10))
+    forms = torch.arange(OVERLAP, device=z.device)[:, None]
+    return torch.where(forms == branch.clamp(max=LN), scale, 0)
 
 
 def _plan(known: list[int] | None) -> Plan:
@@ -93,24 +102,29 @@ class ConditionallyAdaptiveLoss(SegmentationLoss):
 
     def cell_losses(self, z: Tensor, y: Tensor) -> Tensor:
         """Logits and truth, cut by :func:`calf.losses.margin.into_cells`, to the loss ``(G,)`` of each of the cells."""
+        on_host = y.device.type == "cpu" and not torch.compiler.is_compiling()
         pixels = cell_sums(y)
-        skewness, kurtosis, known = self.imbalance(y, pixels)
-        branch = choose_branch(skewness, kurtosis)
+        skewness, kurtosis, branch = self.choose(y, pixels)
+        # contours have made the host wait already
+        known = branch.tolist() if on_host or self.area == "contour" else None
         self.last_branch, self.last_skewness, self.last_kurtosis = branch, skewness, kurtosis
-        clamp, on_host = self.clamp, y.device.type == "cpu" and not torch.compiler.is_compiling()
-        if known is None and (on_host or self.area == "contour"):
-            known = branch.tolist()
-        if on_host and clamp is not None and _within(z, clamp):
-            clamp = None
-        return branch_losses(z, y, pixels.sum(0), branch, clamp, known)
+        clamp = None if on_host and self.clamp is not None and _within(z, self.clamp) else self.clamp
+        return branch_losses(z, y, pixels, branch, clamp, known)
 
-    def imbalance(self, y: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
-        """Skewness and kurtosis ``(G,)`` of ``pixels`` ``(B, G)`` or of the contours in ``y``; and the branches, if known."""
+    def choose(self, y: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Skewness, kurtosis and branch ``(G,)``, from ``pixels`` ``(B, G)`` or from the contours in ``y``."""
+        areas = pixels
         if self.area == "contour":
             if y.ndim != 6:
                 raise ValueError("contours exist in 2-D only: expected area=pixels for volumes, got area=contour")
-            pixels = contour_areas(y.movedim(3, 4)).flatten(1)
-        return *skewness_and_kurtosis(pixels, all_ranks=self.ddp == "global"), None
+            areas = contour_areas(y.movedim(3, 4)).flatten(1)
+        all_ranks = self.ddp == "global" and several_ranks()
+        if areas.device.type == "cpu" and not all_ranks and not torch.compiler.is_compiling():
+            moments = skewness_and_kurtosis(areas.numpy())
+            skewness, kurtosis, branch = (torch.from_numpy(x) for x in (*moments, choose_branch(*moments)))
+            return skewness, kurtosis, branch
+        skewness, kurtosis = skewness_and_kurtosis(areas, all_ranks)
+        return skewness, kurtosis, choose_branch(skewness, kurtosis)
 
 
 def _within(z: Tensor, clamp: float) -> bool:
@@ -169,8 +183,7 @@ class CALFLoss(ConditionallyAdaptiveLoss):
         if scope == "dataset" and area == "contour":
             raise ValueError("scope=dataset goes by the data set's pixel areas: expected area=pixels, got area=contour")
         self.scope = scope
-        self._dataset: tuple[Tensor, Tensor] | None = None
-        self._known: list[int] = []
+        self._dataset: tuple[Tensor, Tensor, Tensor] | None = None
 
     def observe_dataset(self, areas: Tensor) -> None:
         """Fix the branch of ``scope=dataset`` from now on; without effect for ``scope=batch``.
@@ -181,23 +194,27 @@ class CALFLoss(ConditionallyAdaptiveLoss):
         """
         if areas.ndim not in (1, 2) or areas.numel() == 0:
             raise ValueError(f"expected the areas of the training samples, (N,) or (N, channels), got {tuple(areas.shape)}")
-        self._dataset = skewness_and_kurtosis(areas.reshape(areas.shape[0], -1))
-        self._known = choose_branch(*self._dataset).tolist()
+        skewness, kurtosis = skewness_and_kurtosis(areas.reshape(areas.shape[0], -1))
+        self._dataset = skewness, kurtosis, choose_branch(skewness, kurtosis)
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         z, y = one_versus_rest(logits, target)
         return self.cell_losses(into_cells(z, 1), into_cells(y, 1)).mean()
 
-    def imbalance(self, y: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, list[int] | None]:
+    def choose(self, y: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.scope == "batch":
-            return super().imbalance(y, pixels)
-        channels = y.shape[1]
+            return super().choose(y, pixels)
         if self._dataset is None:
             raise ValueError("scope=dataset needs the training set's areas first: call observe_dataset(areas) before training")
-        if len(self._known) not in (1, channels):
-            raise ValueError(f"observe_dataset was given areas of {len(self._known)} channels, the target has {channels}")
-        skewness, kurtosis = self._dataset = self._dataset[0].to(y.device), self._dataset[1].to(y.device)
-        return skewness.expand(channels), kurtosis.expand(channels), self._known * (channels // len(self._known))
+        channels, given = pixels.shape[1], len(self._dataset[0])
+        if given not in (1, channels):
+            raise ValueError(f"observe_dataset was given areas of {given} channels, the target has {channels}")
+        skewness, kurtosis, branch = self._dataset = (
+            self._dataset[0].to(y.device),
+            self._dataset[1].to(y.device),
+            self._dataset[2].to(y.device),
+        )
+        return skewness.expand(channels), kurtosis.expand(channels), branch.expand(channels)
 
 
 class RegionCALFLoss(ConditionallyAdaptiveLoss):

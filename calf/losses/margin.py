@@ -94,14 +94,14 @@ class _MarginSums(torch.autograd.Function):
             margin.clamp_(-clamp, clamp)
         weighted, wrong, missed = torch.zeros(3, weight.shape[1], dtype=z.dtype, device=z.device).unbind()
         for form, cells in plan:
-            rows = slice(None) if cells is None else cells
+            rows = ... if cells is None else cells
             m, out = _margins(margin, cells, last=form == plan[-1][0])
             if form == OVERLAP:
                 q = torch.sigmoid(m, out=out)
                 wrong[rows] = _sums(q, cells)
                 missed[rows] = _sums(q.mul_(_pick(y, cells)), cells)
             else:
-                weighted[rows] += _sums(_summand(form, m, out), cells) * (COEFFICIENT[form] * weight[form, rows])
+                weighted[rows] += COEFFICIENT[form] * _sums(_summand(form, m, out), cells) * weight[form, rows]
         return weighted, wrong, missed
 
     @staticmethod
