@@ -56,15 +56,13 @@ def skewness_and_kurtosis(areas: Array, all_ranks: bool = False) -> tuple[Array,
     (tensor(0., dtype=torch.float64), tensor(-1.5000, dtype=torch.float64))
     """
     if isinstance(areas, np.ndarray):
-        areas = areas.astype(np.float64)
-    else:
-        # MPS has no float64
-        areas = areas.detach().to(torch.float32 if areas.device.type == "mps" else torch.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return _from_deviations(_deviations(areas.astype(np.float64)), _mean)
+    # MPS has no float64
+    areas = areas.detach().to(torch.float32 if areas.device.type == "mps" else torch.float64)
     if all_ranks and several_ranks():
         return _from_deviations(areas - _mean_over_ranks(areas), _mean_over_ranks)
-    # equal areas must have a variance of exactly zero: the mean of zeros is exact, whatever their size
-    shifted = areas - areas[:1]
-    return _from_deviations(shifted - shifted.mean(0), lambda x: x.mean(0))
+    return _from_deviations(_deviations(areas), _mean)
 
 
 def several_ranks() -> bool:
@@ -72,11 +70,20 @@ def several_ranks() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def _deviations(areas: Any) -> Any:
+    # equal areas must have a variance of exactly zero: the mean of zeros is exact, whatever the areas
+    shifted = areas - areas[:1]
+    return shifted - shifted.mean(0)
+
+
 def _from_deviations(deviation: Any, mean: Callable[[Any], Any]) -> tuple[Any, Any]:
     square = deviation * deviation
     m2, m3, m4 = mean(square), mean(square * deviation), mean(square * square)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return m3 / m2**1.5, m4 / (m2 * m2) - 3
+    return m3 / m2**1.5, m4 / (m2 * m2) - 3
+
+
+def _mean(x: Any) -> Any:
+    return x.mean(0)
 
 
 def _mean_over_ranks(x: Tensor) -> Tensor:

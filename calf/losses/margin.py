@@ -109,23 +109,21 @@ class _MarginSums(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         z, y, weight = ctx.saved_tensors
         by_weighted, by_wrong, by_missed = grads
-        margin, total, parts = torch.addcmul(z, y, z, value=-2), None, []
+        total, parts = None, []
         for form, cells in ctx.plan:
+            some_z, some_y = _pick(z, cells), _pick(y, cells)
             if form == OVERLAP:
-                factor = torch.addcmul(_spread(by_wrong, z, cells), _pick(y, cells), _spread(by_missed, z, cells))
+                slope = _overlap_slope(some_z, some_y, _spread(by_wrong, z, cells), _spread(by_missed, z, cells))
             else:
-                factor = _spread(by_weighted * weight[form], z, cells)
-            m, out = _margins(margin, cells, last=form == ctx.plan[-1][0])
-            slope = _slope(form, m, factor, out)
+                slope = _slope(form, some_z, some_y, _spread(by_weighted * weight[form], z, cells))
             if cells is not None:
                 parts.append((cells, slope))
             else:
                 total = slope if total is None else total.add_(slope)
-        total = margin.zero_() if total is None else total
+        total = torch.zeros_like(z) if total is None else total
         for cells, slope in parts:
             for cell, part in zip(cells, slope, strict=True):
                 total[_cell(cell, total)] += part
-        torch.addcmul(total, total, y, value=-2, out=total)
         if ctx.clamp is not None:
             torch.ops.aten.hardtanh_backward(total, z, -ctx.clamp, ctx.clamp, grad_input=total)
         return total, None, None, None, None
@@ -173,15 +171,25 @@ def _summand(form: int, m: Tensor, out: Tensor) -> Tensor:
     return _softplus(m, out=out) if form == LN else m
 
 
-def _slope(form: int, m: Tensor, factor: Tensor, out: Tensor) -> Tensor:
-    """The derivative of a form with respect to ``m``, times ``factor``, which broadcasts over ``m``."""
+def _slope(form: int, z: Tensor, y: Tensor, factor: Tensor) -> Tensor:
+    """The derivative of a form, coefficient included, with respect to ``z``, times a factor that broadcasts over it."""
+    if form == LN:
+        return torch.sigmoid(z).sub_(y).mul_(factor)
     if form == FISHER:
-        return torch.sub(m.new_full((), LN2), m, out=out).sigmoid_().mul_(0.5 * factor)
-    if form == ARCSINE:
-        # 0.25 / cosh(m / 2), which cannot overflow in this form
-        e = torch.abs(m, out=out).mul_(-0.5).exp_()
-        return e.div_(torch.addcmul(e.new_ones(()), e, e)).mul_(0.5 * factor)
-    if form == LOGIT:
-        return out.copy_(factor)
-    q = torch.sigmoid(m, out=out)
-    return q.mul_(factor) if form == LN else torch.addcmul(q, q, q, value=-1, out=q).mul_(factor)
+        m = torch.addcmul(z, y, z, value=-2)
+        slope = torch.sub(m.new_full((), LN2), m, out=m).sigmoid_().mul_(0.5 * factor)
+    elif form == ARCSINE:
+        # 0.25 / cosh(z / 2), which cannot overflow in this form
+        e = z.abs().mul_(-0.5).exp_()
+        slope = e.div_(torch.addcmul(e.new_ones(()), e, e)).mul_(0.5 * factor)
+    else:
+        return torch.addcmul(factor, factor, y, value=-2)
+    # dm / dz = 1 - 2y
+    return torch.addcmul(slope, slope, y, value=-2, out=slope)
+
+
+def _overlap_slope(z: Tensor, y: Tensor, by_wrong: Tensor, by_missed: Tensor) -> Tensor:
+    """The same for the two sums of OVERLAP."""
+    p = torch.sigmoid(z)
+    slope = torch.addcmul(by_wrong, y, 2 * by_wrong + by_missed, value=-1)
+    return slope.mul_(torch.addcmul(p, p, p, value=-1, out=p))

@@ -40,8 +40,9 @@ from tests.losses.zoo import build, regions, value_and_gradient
     ],
 )
 def test_thresholds(skewness, kurtosis, branch):
-    chosen = choose_branch(torch.tensor([skewness], dtype=torch.float64), torch.tensor([kurtosis], dtype=torch.float64))
-    assert BRANCHES[chosen] == branch
+    for kind in (np.array, torch.tensor):
+        chosen = choose_branch(kind([float(skewness)]), kind([float(kurtosis)]))
+        assert BRANCHES[chosen.item()] == branch
 
 
 @pytest.mark.parametrize(("branch", "areas"), AREAS.items())
