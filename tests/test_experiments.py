@@ -21,5 +21,5 @@ def test_every_cell_of_an_experiment_composes_to_a_whole_configuration(sweep):
         for key, values in OmegaConf.to_container(swept).items():
             for value in str(values).split(","):
                 cfg = compose("train", [chosen, f"{key}={value}"], return_hydra_config=True)
-                assert OmegaConf.select(cfg, key) is not None
+                assert OmegaConf.select(cfg, key, default="absent") != "absent"
                 assert cfg.name in (sweep.parent.name, "demo")
