@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from calf.data.restore import write_mask
-from calf.data.store import write_text
+from calf.files import write_text
 from calf.losses.contract import TakesBranches
 from calf.pictures import overlay, slices_to_show
 
@@ -58,7 +58,9 @@ class History(pl.Callback):
             self._report(trainer, batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Segmenter) -> None:  # type: ignore[override]
-        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        metrics = trainer.callback_metrics if validated else {}  # Lightning keeps those of the epoch before
+        scores = {name: float(value) for name, value in metrics.items() if name.startswith("val/")}
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **pl_module.train_scores(), **scores}
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["seconds"] = time.perf_counter() - self.started
@@ -68,24 +70,27 @@ class History(pl.Callback):
 
 
 class BranchTrace(pl.Callback):
-    """``branches.csv``: which branch a conditional loss took at each step, with the skewness and kurtosis that chose it,
-    and ``branch_histogram.csv``, how often each was taken.
+    """``branches.csv``: which branch a conditional loss took in each training batch, with the skewness and kurtosis that chose
+    it, and ``branch_histogram.csv``, how often each was taken.
 
-    Watches every part of the loss that keeps :class:`calf.losses.contract.TakesBranches`; a step whose loss decides several times
-    (regions, channels) has as many rows. Values stay on the device until the epoch ends.
+    Watches every part of the loss that keeps :class:`calf.losses.contract.TakesBranches`. ``batch`` counts training batches
+    from the start of the run; ``loss_part`` numbers the watched losses, ``choice`` the choices of one of them in one batch
+    (channels, cells of a grid). Values stay on the device until the epoch ends.
     """
+
+    columns = ("batch", "loss_part", "choice", "branch", "skewness", "kurtosis")
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.done: list[Tensor] = []
-        self.epoch: list[Tensor] = []
-        self.steps = 0
+        self.epoch: list[list[Tensor]] = []
+        self.batches = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"done": torch.cat(self.done) if self.done else torch.empty(0, 5), "steps": self.steps}
+        return {"done": torch.cat(self.done) if self.done else torch.empty(0, len(self.columns)), "batches": self.batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.done, self.steps = [state_dict["done"]], state_dict["steps"]
+        self.done, self.batches = [state_dict["done"]], state_dict["batches"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Segmenter) -> None:  # type: ignore[override]
         self.watched = [part for part in pl_module.loss.modules() if isinstance(part, TakesBranches)]
@@ -96,31 +101,33 @@ class BranchTrace(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        for part in self.watched:
-            values = (part.last_branch, part.last_skewness, part.last_kurtosis)
-            self.epoch.append(torch.stack([torch.as_tensor(value).reshape(-1).float() for value in values], dim=1))
+        if self.watched:
+            values = [(part.last_branch, part.last_skewness, part.last_kurtosis) for part in self.watched]
+            self.epoch.append([torch.stack([value.double() for value in choice], dim=1) for choice in values])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not self.epoch:
+        if not self.watched:
             return
-        for number, values in enumerate(self.epoch):
-            step = torch.full((len(values), 1), float(self.steps + number // len(self.watched)))
-            self.done.append(torch.cat([step, torch.arange(len(values)).float()[:, None], values.cpu()], dim=1))
-        self.steps += len(self.epoch) // len(self.watched)
-        if not trainer.is_global_zero:
-            return
-        table = pd.DataFrame(torch.cat(self.done).numpy(), columns=["step", "part", "branch", "skewness", "kurtosis"])
-        table = table.astype({"step": int, "part": int})
-        branches = self.watched[0].branches
-        table["branch"] = [branches[int(branch)] for branch in table["branch"]]
+        for parts in self.epoch:
+            for number, values in enumerate(parts):
+                places = torch.tensor([[self.batches, number, choice] for choice in range(len(values))])
+                self.done.append(torch.cat([places.double(), values.cpu()], dim=1))
+            self.batches += 1
+        if trainer.is_global_zero:
+            self._write(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        table = pd.DataFrame(torch.cat(self.done).numpy(), columns=list(self.columns))
+        table = table.astype({"batch": int, "loss_part": int, "choice": int, "branch": int})
+        names = [part.branches for part in self.watched]
+        table["branch"] = [names[part][branch] for part, branch in zip(table["loss_part"], table["branch"], strict=True)]
         write_text(self.folder.path / "branches.csv", table.to_csv(index=False))
-        counts = table["branch"].value_counts().reindex(branches, fill_value=0)
+        counts = table["branch"].value_counts().reindex(list(dict.fromkeys(sum(names, ()))), fill_value=0)
         histogram = pd.DataFrame({"count": counts, "share": counts / counts.sum()})
         write_text(self.folder.path / "branch_histogram.csv", histogram.to_csv(index_label="branch"))
+        shares = {f"branch/{name}": float(share) for name, share in histogram["share"].items()}
         for logger in trainer.loggers:
-            logger.log_metrics(
-                {f"branch/{name}": float(share) for name, share in histogram["share"].items()}, step=trainer.global_step
-            )
+            logger.log_metrics(shares, step=trainer.global_step)
 
 
 class Predictions(pl.Callback):

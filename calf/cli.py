@@ -35,7 +35,7 @@ def prepare(
         with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
             cfg = compose("train", overrides or [], return_hydra_config=True)
             HydraConfig.instance().set_config(cfg)
-            folder = run.prepare(cfg)
+            folder = run.prepare(cfg, divided=False)
     except (ValueError, HydraException, OmegaConfBaseException) as error:
         raise _stop(error) from None
     print(f"prepared: {folder}")

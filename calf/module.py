@@ -1,4 +1,4 @@
-"""Segmenter, the one LightningModule: any network, any loss, 2-D or 3-D, binary, multi-class or multi-label."""
+"""Segmenter, the one LightningModule: any network and any loss; binary, multi-class or multi-label; slices, so far."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Segmenter(pl.LightningModule):
         self.epoch_steps = 0
 
     def _seed_step(self, batch_index: int) -> None:
-        """Let dropout and the like follow from seed, epoch and batch alone: the same after a resume, whatever else drew numbers."""
+        """Let dropout and the like follow from seed, epoch and batch alone: the same after a resume, whoever else drew."""
         place = (self.current_epoch * 1_000_000 + batch_index) * 65_537 + self.global_rank
         seed = (self.seed * 1_000_003 + place) % 2**63
         # torch.manual_seed costs 0.13 ms: it goes through every kind of device there might be

@@ -18,8 +18,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from calf.data.build import StorePlan, open_store, plan_store
-from calf.data.store import write_json, write_text
+from calf.data.build import StorePlan, left_out, open_store, plan_store
+from calf.data.splits import check_parts, divide
+from calf.data.store import SliceStore
+from calf.files import write_json, write_text
 from calf.provenance import RUN_ONLY, commit, fingerprint, versions
 from calf.runfolder import RunFolder
 
@@ -57,9 +59,17 @@ class RunPlan:
     @property
     def value(self) -> float | None:
         """The primary metric on the test data, of a finished run."""
+        return self._found("primary")
+
+    @property
+    def objective(self) -> float | None:
+        """The primary metric on the validation data, of a finished run: what a sweeper may search by."""
+        return self._found("validation")
+
+    def _found(self, which: str) -> float | None:
         if not self.finished:
             return None
-        value = self.folder.result["primary"]["value"]
+        value = self.folder.result[which]["value"]
         return math.nan if value is None else float(value)
 
 
@@ -77,9 +87,21 @@ def plan(cfg: DictConfig) -> RunPlan:
     return RunPlan(folder, cfg.name, names, cfg.seed, cfg.fold, mark, config, store)
 
 
-def prepare(cfg: DictConfig) -> Path:
-    """Prepare the data of this configuration, where they are not yet; returns the store's folder."""
-    return open_store(_plan_store(cfg), cfg.dataset.skip_bad_cases, cfg.dataset.workers).folder
+def prepare(cfg: DictConfig, divided: bool = True) -> Path:
+    """Prepare the data of this configuration, where they are not yet, and say which cases were left out.
+
+    ``divided``: also split them, so that a fold that does not exist or a part without any target is found now.
+    """
+    return _prepare(cfg, _plan_store(cfg), divided).folder
+
+
+def _prepare(cfg: DictConfig, planned: StorePlan, divided: bool) -> SliceStore:
+    store = open_store(planned, cfg.dataset.skip_bad_cases, cfg.dataset.workers)
+    for line in left_out(planned, store):
+        print(line)
+    if divided:
+        check_parts(store, divide(store, instantiate(cfg.dataset.split), cfg.fold))
+    return store
 
 
 def _plan_store(cfg: DictConfig) -> StorePlan:
@@ -108,19 +130,24 @@ def _task_overrides() -> list[str]:
 
 
 def run(cfg: DictConfig) -> float:
-    """Train and test; a finished run is not run again, an interrupted one goes on. Returns the primary test metric."""
+    """Train and test; a finished run is not run again, an interrupted one goes on.
+
+    Returns the primary metric on the validation data, of the checkpoint that was tested: a search by it leaves the test alone.
+    """
     try:
         planned = plan(cfg)
-        open_store(planned.store, cfg.dataset.skip_bad_cases, cfg.dataset.workers)
+        _prepare(cfg, planned.store, divided=True)
     except ValueError as error:  # about the user's data or options, and says so: a stack trace would bury it
         raise SystemExit(f"calf: {error}") from None
-    if planned.value is not None:
-        print(f"finished before: {planned.folder.path} ({PRIMARY} {planned.value:.4f})")
-        return planned.value
-    return _run_planned(cfg, planned)
+    if planned.finished:
+        print(f"finished before: {planned.folder.path} (test {PRIMARY} {planned.value:.4f})")
+    else:
+        _run_planned(cfg, planned)
+    assert planned.objective is not None
+    return planned.objective
 
 
-def _run_planned(cfg: DictConfig, planned: RunPlan) -> float:
+def _run_planned(cfg: DictConfig, planned: RunPlan) -> None:
     from calf import tracking
 
     folder, began = planned.folder, time.perf_counter()
@@ -138,8 +165,6 @@ def _run_planned(cfg: DictConfig, planned: RunPlan) -> float:
     result["seconds"] = time.perf_counter() - began
     folder.write_status("finished")
     folder.finish(result)
-    value = result["primary"]["value"]
-    return math.nan if value is None else float(value)
 
 
 def _quiet() -> None:
@@ -157,18 +182,22 @@ def _train_and_test(cfg: DictConfig, planned: RunPlan) -> dict[str, Any]:
     import pytorch_lightning as pl
     import torch
 
+    from calf.callbacks import History
+
     _quiet()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    data: SliceData = instantiate(cfg.dataset, name=planned.names["dataset"], _convert_="all")
-    data.check()
+    data: SliceData = instantiate(cfg.dataset, name=cfg.names.dataset, _convert_="all")
     module = _build_module(cfg, data)
     folder = planned.folder
     chosen = pl.callbacks.ModelCheckpoint(
         folder.checkpoints, filename="best", monitor=f"val/{PRIMARY}", mode="max", enable_version_counter=False
     )
     # its own callback: ModelCheckpoint's save_last saves only when the best one changes
-    latest = pl.callbacks.ModelCheckpoint(folder.checkpoints, filename="last", enable_version_counter=False)
-    callbacks = [*_callbacks(cfg, folder), chosen, latest]
+    latest = pl.callbacks.ModelCheckpoint(
+        folder.checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+    )
+    history = History(folder)
+    callbacks = [history, *_callbacks(cfg, folder), chosen, latest]
     logger = instantiate(cfg.logger, _partial_=True)(run=planned)
     trainer: pl.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=logger, default_root_dir=str(folder.path))
     last = folder.last_checkpoint
@@ -176,7 +205,9 @@ def _train_and_test(cfg: DictConfig, planned: RunPlan) -> dict[str, Any]:
     tested = chosen.best_model_path if cfg.checkpoint == "best" else str(last)
     trainer.test(module, datamodule=data, ckpt_path=tested, weights_only=False, verbose=False)
     result = _result(cfg, planned, data, module)
-    result["best_epoch"] = torch.load(tested, map_location="cpu", weights_only=False)["epoch"]
+    result["best_epoch"] = epoch = torch.load(tested, map_location="cpu", weights_only=False)["epoch"]
+    validated = {row["epoch"]: row.get(f"val/{PRIMARY}") for row in history.rows}
+    result["validation"] = {"metric": PRIMARY, "value": _number(validated[epoch])}
     return result
 
 
@@ -203,14 +234,36 @@ def _build_module(cfg: DictConfig, data: SliceData) -> Segmenter:
 
 
 def _callbacks(cfg: DictConfig, folder: RunFolder) -> list[pl.Callback]:
-    from calf.callbacks import BranchTrace, History, Pictures, Predictions
+    from calf.callbacks import BranchTrace, Pictures, Predictions
 
-    callbacks: list[pl.Callback] = [History(folder), BranchTrace(folder)]
+    callbacks: list[pl.Callback] = [BranchTrace(folder)]
     if cfg.save_predictions:
         callbacks.append(Predictions(folder))
     if cfg.pictures:
         callbacks.append(Pictures(folder, cfg.pictures))
     return callbacks
+
+
+def _data(planned: StorePlan, data: SliceData) -> dict[str, Any]:
+    """What a checkpoint needs to know of its data to be used again, and where the tested cases lie."""
+    tested = [case for case in planned.cases if case.patient in data.division.test]
+    return {
+        **{key: data.store.manifest[key] for key in ("modalities", "target", "preparation")},
+        "labels": planned.labels,
+        "test_cases": {
+            case.id: {
+                "images": {name: [str(image.path.resolve()), image.channel] for name, image in case.images.items()},
+                "mask": str(case.mask),
+                "reference": str(case.reference) if case.reference else None,
+            }
+            for case in tested
+        },
+    }
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return None if value is None or math.isnan(value) else value
 
 
 def _result(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmenter) -> dict[str, Any]:
@@ -221,7 +274,7 @@ def _result(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmente
     if module.protocol.name == "per_case":  # a table never silently lacks a case, or counts one twice
         tested = {case.id for case in data.store.cases if case.patient in data.division.test}
         assert set(rows["case"]) == tested, f"scored {sorted(set(rows['case']) ^ tested)} amiss"
-    scores = {name: None if math.isnan(value) else value for name, value in module.protocol.summarise(rows).items()}
+    scores = {name: _number(value) for name, value in module.protocol.summarise(rows).items()}
     names = planned.names
     context = {"protocol": module.protocol.name, "dataset": names["dataset"], "split": data.division.hash}
     context |= {"fold": cfg.fold, "seed": cfg.seed, "model": names["model"], "loss": names["loss"]}
@@ -229,6 +282,7 @@ def _result(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmente
         rows.insert(position, column, entry)
     write_text(planned.folder.cases, rows.to_csv(index=False))
     write_json(planned.folder.path / "split.json", {part: getattr(data.division, part) for part in ("train", "val", "test")})
+    write_json(planned.folder.path / "data.json", _data(planned.store, data))
     cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return {
         "status": "finished",
@@ -245,6 +299,7 @@ def _result(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmente
         "fingerprint": planned.fingerprint,
         "store_key": planned.store.key,
         "split_hash": data.division.hash,
+        "left_out": left_out(planned.store, data.store),
         "commit": commit(),
         "versions": versions(),
     }

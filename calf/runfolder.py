@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import re
@@ -11,7 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calf.data.store import write_json
+from calf.files import write_json
+
+LONGEST = 100  # characters of a folder's name; file systems take 255 bytes
+
+
+def _as_folder(name: str) -> str:
+    """A name as a folder's name; one with many options is cut, and told from others by a digest."""
+    folder = re.sub(r"[^\w.=+-]+", "-", name).strip("-")
+    if len(folder) <= LONGEST:
+        return folder
+    return f"{folder[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,7 @@ class RunFolder:
     @classmethod
     def of(cls, root: Path, names: dict[str, str], seed: int, fold: int | None, fingerprint: str) -> RunFolder:
         """The folder of a run of this fingerprint."""
-        parts = [re.sub(r"[^\w.=+-]+", "-", names[noun]).strip("-") for noun in ("dataset", "model", "loss")]
+        parts = [_as_folder(names[noun]) for noun in ("dataset", "model", "loss")]
         which = f"seed-{seed}" + (f"-fold-{fold}" if fold is not None else "")
         return cls(root.joinpath(*parts, f"{which}-{fingerprint[:10]}"))
 

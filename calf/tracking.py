@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ def wandb_logger(run: RunPlan, project: str, entity: str | None, mode: str | Non
         save_dir=str(run.folder.path),
         group=run.grid,
         name=f"{names['dataset']}/{names['model']}/{names['loss']}/{run.which}"[:128],
-        id=run.fingerprint[:16],
+        id=hashlib.sha256(f"{run.grid} {run.fingerprint}".encode()).hexdigest()[:16],
         resume="allow",
         tags=[*tags, f"seed-{run.seed}"],
         config=run.config,

@@ -69,7 +69,7 @@ def test_a_run_leaves_its_numbers_and_where_they_came_from(train):
     assert result["best_epoch"] == best
     branches = pd.read_csv(folder.path / "branches.csv")
     steps = history["step"].iloc[-1]
-    assert branches["step"].tolist() == list(range(steps))
+    assert branches["batch"].tolist() == list(range(steps))
     histogram = pd.read_csv(folder.path / "branch_histogram.csv", index_col="branch")
     assert histogram["count"].sum() == steps
     assert histogram["count"].to_dict() == branches["branch"].value_counts().reindex(histogram.index, fill_value=0).to_dict()

@@ -23,8 +23,9 @@ from rich.progress import track
 
 from calf.data.cases import Case, Layout, Target
 from calf.data.prepare import Preparation, box_in, planes_of_case
-from calf.data.store import VERSION, SliceStore, areas_of, write_json
+from calf.data.store import VERSION, SliceStore, areas_of
 from calf.data.volumes import VolumeError, encode_target, read_case, read_header
+from calf.files import write_json
 
 
 class PreparationError(ValueError):
@@ -42,6 +43,7 @@ class StorePlan:
     preparation: Preparation
     labels: dict[int, str]
     digests: dict[str, str]
+    unmasked: tuple[str, ...] = ()  # cases without a mask, which a store does not take
 
     @property
     def has_reference(self) -> bool:
@@ -63,7 +65,8 @@ def plan_store(name: str, layout: Layout, target: str, preparation: Preparation,
         raise ValueError(f"modalities {unknown} are not among this data set's: {', '.join(layout.modalities)}")
     settings = asdict(preparation) | {"modalities": modalities}
     preparation = Preparation(**settings)
-    cases = [case for case in layout.cases() if case.mask is not None]
+    listed = layout.cases()
+    cases = [case for case in listed if case.mask is not None]
     if not cases:
         raise ValueError("no case of this data set has a mask: nothing can be trained or scored")
     digests = _digests([path for case in cases for path in case.files()], stores_dir)
@@ -86,7 +89,8 @@ def plan_store(name: str, layout: Layout, target: str, preparation: Preparation,
     }
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     folder = stores_dir / f"{name}-{key[:12]}"
-    return StorePlan(folder, key, cases, layout.targets[target], preparation, layout.labels, digests)
+    unmasked = tuple(case.id for case in listed if case.mask is None)
+    return StorePlan(folder, key, cases, layout.targets[target], preparation, layout.labels, digests, unmasked)
 
 
 def _digests(paths: Iterable[Path], stores_dir: Path) -> dict[str, str]:
@@ -116,6 +120,12 @@ def open_store(plan: StorePlan, skip_bad_cases: bool = False, workers: int | Non
     if store.manifest["skipped"] and not skip_bad_cases:
         raise _refusal(plan, store.manifest["skipped"])
     return store
+
+
+def left_out(plan: StorePlan, store: SliceStore) -> list[str]:
+    """What the data set lists and the store does not hold, one line each."""
+    skipped = [f"left out: {case}: {reason}" for case, reason in sorted(store.manifest["skipped"].items())]
+    return skipped + [f"left out: {case}: it has no mask" for case in plan.unmasked]
 
 
 def _refusal(plan: StorePlan, bad: dict[str, str]) -> PreparationError:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from calf.data.build import StorePlan, open_store, plan_store
 from calf.data.cases import Layout, Target
 from calf.data.prepare import Preparation
-from calf.data.splits import Split, Splitter, stored_split
+from calf.data.splits import Split, Splitter, divide
 from calf.data.store import SliceStore
 
 Batch = dict[str, Tensor]
@@ -132,8 +132,7 @@ class SliceData(pl.LightningDataModule):
     @cached_property
     def division(self) -> Split:
         """The patients of each part."""
-        patients = sorted({case.patient for case in self.store.cases})
-        return stored_split(self.splitter, patients, self.fold, self.store.folder / "splits")
+        return divide(self.store, self.splitter, self.fold)
 
     @property
     def target(self) -> Target:
@@ -143,17 +142,6 @@ class SliceData(pl.LightningDataModule):
     def part(self, name: str) -> NDArray[np.int64]:
         """Slice numbers of ``train``, ``val`` or ``test``."""
         return self.store.slices_of(set(getattr(self.division, name)))
-
-    def check(self) -> None:
-        """Raise a ValueError where training or choosing a checkpoint could not mean anything."""
-        for name in ("train", "val"):
-            areas = self.store.areas[self.part(name)].sum(axis=0)
-            if missing := [label for label, area in zip(self.target.names, areas.tolist(), strict=True) if area == 0]:
-                raise ValueError(
-                    f"no slice of the {name} part shows {', '.join(missing)}: "
-                    + ("nothing can be learnt" if name == "train" else "no checkpoint can be chosen by it")
-                    + ". Take another split (dataset.split.seed, fold) or target."
-                )
 
     def _loader(self, sampler: Sampler[NDArray[np.int64]], evaluation: bool) -> DataLoader[Batch]:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

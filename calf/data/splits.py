@@ -10,7 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from calf.data.store import write_json
+from calf.data.store import SliceStore
+from calf.files import write_json
 
 
 @dataclass(frozen=True)
@@ -132,3 +133,20 @@ def stored_split(splitter: Splitter, patients: list[str], fold: int | None, fold
         return split
     content = json.loads(path.read_text())
     return Split(**{part: tuple(content[part]) for part in ("train", "val", "test")})
+
+
+def divide(store: SliceStore, splitter: Splitter, fold: int | None) -> Split:
+    """The patients of each part of a store; the split is kept beside the data it divides."""
+    return stored_split(splitter, sorted({case.patient for case in store.cases}), fold, store.folder / "splits")
+
+
+def check_parts(store: SliceStore, split: Split) -> None:
+    """Raise a ValueError where training, or choosing a checkpoint, could not mean anything."""
+    for name in ("train", "val"):
+        areas = store.areas[store.slices_of(set(getattr(split, name)))].sum(axis=0)
+        if missing := [label for label, area in zip(store.target.names, areas.tolist(), strict=True) if area == 0]:
+            raise ValueError(
+                f"no slice of the {name} part shows {', '.join(missing)}: "
+                + ("nothing can be learnt" if name == "train" else "no checkpoint can be chosen by it")
+                + ". Take another split (dataset.split.seed, fold) or target."
+            )

@@ -141,16 +141,3 @@ def areas_of(mask: NDArray[np.uint8], target: Target) -> NDArray[np.int32]:
     else:
         counts = [((mask >> bit) & 1).sum(axis=(1, 2), dtype=np.int64) for bit in range(len(target.names))]
     return np.stack(counts, axis=1).astype(np.int32)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part."""
-    write_text(path, json.dumps(content, indent=1))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text so that a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)

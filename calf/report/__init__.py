@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from rich.console import Console
 
+from calf.files import write_text
 from calf.report.checks import check_comparable, notes
 from calf.report.results import gather
 from calf.report.summary import summarise
@@ -29,19 +29,11 @@ def report(folder: Path, out: Path | None = None) -> Path:
     check_comparable(gathered)
     summary, remarks = summarise(gathered.cases), notes(gathered)
     out = folder / "report" if out is None else Path(out)
-    _write(out / "cases.csv", gathered.cases.to_csv(index=False))
-    _write(out / "report.csv", summary.to_csv(index=False))
-    _write(out / "report.md", markdown(gathered, summary, remarks))
+    write_text(out / "cases.csv", gathered.cases.to_csv(index=False))
+    write_text(out / "report.csv", summary.to_csv(index=False))
+    write_text(out / "report.md", markdown(gathered, summary, remarks))
     console = Console()
     if not console.is_terminal:  # a pipe has no width of its own
         console.width = WIDTH
     console.print(terminal(gathered, summary, remarks))
     return out
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace the file as a whole: who reads it meanwhile sees the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)

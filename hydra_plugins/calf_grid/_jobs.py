@@ -30,7 +30,8 @@ GRID_ONLY = ("hydra.launcher", "hydra.sweeper", "hydra.sweep", "hydra.mode")
 class Plan(Protocol):
     """What the planner says of a job's configuration.
 
-    `folder` is a Path or has one as `path`. `value` is the primary metric of a finished run. `names` tells the job from
+    `folder` is a Path or has one as `path`. `value` is the primary metric of a finished run, for the table; where there is an
+    `objective`, that is what a sweeper is told instead. `names` tells the job from
     others in displays (data set, model, loss) and gives the run folder its parents: ``<grid>/<name>/.../<folder>``.
     """
 

@@ -86,7 +86,13 @@ class GridLauncher(Launcher):
         # the value either. The exit code still tells (_Ending). Sweepers that search (Optuna) must know.
         tolerant = self.config.hydra.sweeper._target_ == "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
         answer.status = JobStatus.COMPLETED if done or tolerant else JobStatus.FAILED
-        answer.return_value = ran.value if done else None if tolerant else RuntimeError(f"{ran.status}; see {ran.log}")
+        answer.return_value = (
+            getattr(ran.plan, "objective", ran.value)
+            if done
+            else None
+            if tolerant
+            else RuntimeError(f"{ran.status}; see {ran.log}")
+        )
         return answer
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from calf.data.datamodule import OrderedBatches, ShuffledBatches, SliceData
 from calf.data.prepare import Preparation
-from calf.data.splits import Holdout
+from calf.data.splits import Holdout, check_parts
 from tests.data.toy import ToyLayout
 
 
@@ -78,10 +78,10 @@ def test_parts_share_no_patient_and_together_hold_every_slice(tmp_path):
 
 def test_a_part_without_the_target_is_refused_before_training(tmp_path):
     data = toy_data(tmp_path)
-    data.check()
+    check_parts(data.store, data.division)
     data.store.areas[data.part("val")] = 0
     with pytest.raises(ValueError, match="no slice of the val part shows whole: no checkpoint can be chosen"):
-        data.check()
+        check_parts(data.store, data.division)
 
 
 def test_too_few_patients_are_refused(tmp_path):
