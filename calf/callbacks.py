@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,12 +32,18 @@ class History(pl.Callback):
         self.folder = folder
         self.rows: list[dict[str, float]] = []
         self.started = self.reported = 0.0
+        self.lr = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
+
+    @property
+    def seconds(self) -> float:
+        """Spent in epochs so far, in this process and in those before it."""
+        return sum(row["seconds"] for row in self.rows)
 
     def _report(self, trainer: pl.Trainer, batch: int) -> None:
         self.reported = time.monotonic()
@@ -49,6 +56,7 @@ class History(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.perf_counter()
+        self.lr = trainer.optimizers[0].param_groups[0]["lr"]  # at the epoch's end it is already that of the next
         self._report(trainer, 0)
 
     def on_train_batch_end(
@@ -62,11 +70,23 @@ class History(pl.Callback):
         metrics = trainer.callback_metrics if validated else {}  # Lightning keeps those of the epoch before
         scores = {name: float(value) for name, value in metrics.items() if name.startswith("val/")}
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **pl_module.train_scores(), **scores}
-        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["lr"] = self.lr
         row["seconds"] = time.perf_counter() - self.started
         self.rows.append(row)
         if trainer.is_global_zero:
             write_text(self.folder.history, pd.DataFrame(self.rows).to_csv(index=False))
+
+
+class Checkpoint(pl.callbacks.ModelCheckpoint):
+    """Lightning's, which forgets the best score when the run folder was moved since; this one knows its files by their names."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
 class BranchTrace(pl.Callback):

@@ -134,7 +134,8 @@ class Segmenter(pl.LightningModule):
         loss: Tensor = self.loss(logits, decode_mask(batch["mask"], self.target))
         with torch.no_grad():
             predicted = foreground(encode_prediction(logits, self.target), self.target)
-            self.epoch_counts += count_slices(predicted, foreground(batch["mask"], self.target)).sum(dim=0)
+            valid = inside(batch["box"], (logits.shape[-2], logits.shape[-1]))
+            self.epoch_counts += count_slices(predicted, foreground(batch["mask"], self.target), valid).sum(dim=0)
             self.epoch_loss += loss.detach()
         self.epoch_steps += 1
         if self.logger is not None and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]

@@ -162,7 +162,8 @@ def _run_planned(cfg: DictConfig, planned: RunPlan) -> None:
             raise SystemExit(f"calf: {error.__cause__}") from None  # an option that a constructor refused, in its own words
         raise
     tracking.close(failed=False)
-    result["seconds"] = time.perf_counter() - began
+    # epochs of earlier, interrupted processes count too; their start-up does not
+    result["seconds"] = max(time.perf_counter() - began, result.pop("seconds_in_epochs"))
     folder.write_status("finished")
     folder.finish(result)
 
@@ -182,20 +183,16 @@ def _train_and_test(cfg: DictConfig, planned: RunPlan) -> dict[str, Any]:
     import pytorch_lightning as pl
     import torch
 
-    from calf.callbacks import History
+    from calf.callbacks import Checkpoint, History
 
     _quiet()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data: SliceData = instantiate(cfg.dataset, name=cfg.names.dataset, _convert_="all")
     module = _build_module(cfg, data)
     folder = planned.folder
-    chosen = pl.callbacks.ModelCheckpoint(
-        folder.checkpoints, filename="best", monitor=f"val/{PRIMARY}", mode="max", enable_version_counter=False
-    )
+    chosen = Checkpoint(folder.checkpoints, filename="best", monitor=f"val/{PRIMARY}", mode="max", enable_version_counter=False)
     # its own callback: ModelCheckpoint's save_last saves only when the best one changes
-    latest = pl.callbacks.ModelCheckpoint(
-        folder.checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
-    )
+    latest = Checkpoint(folder.checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
     history = History(folder)
     callbacks = [history, *_callbacks(cfg, folder), chosen, latest]
     logger = instantiate(cfg.logger, _partial_=True)(run=planned)
@@ -207,6 +204,7 @@ def _train_and_test(cfg: DictConfig, planned: RunPlan) -> dict[str, Any]:
     result = _result(cfg, planned, data, module)
     result["best_epoch"] = epoch = torch.load(tested, map_location="cpu", weights_only=False)["epoch"]
     validated = {row["epoch"]: row.get(f"val/{PRIMARY}") for row in history.rows}
+    result["seconds_in_epochs"] = history.seconds
     result["validation"] = {"metric": PRIMARY, "value": _number(validated[epoch])}
     return result
 
@@ -261,6 +259,13 @@ def _data(planned: StorePlan, data: SliceData) -> dict[str, Any]:
     }
 
 
+def _scored_on(store: SliceStore) -> str:
+    preparation = store.manifest["preparation"]
+    if preparation["fit"] == "pad":
+        return "original grid"
+    return "slices resized to {} x {}".format(*preparation["size"])
+
+
 def _number(value: float | None) -> float | None:
     """JSON has no NaN."""
     return None if value is None or math.isnan(value) else value
@@ -299,6 +304,7 @@ def _result(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmente
         "fingerprint": planned.fingerprint,
         "store_key": planned.store.key,
         "split_hash": data.division.hash,
+        "scored_on": _scored_on(data.store),
         "left_out": left_out(planned.store, data.store),
         "commit": commit(),
         "versions": versions(),

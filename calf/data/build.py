@@ -27,6 +27,9 @@ from calf.data.store import VERSION, SliceStore, areas_of
 from calf.data.volumes import VolumeError, encode_target, read_case, read_header
 from calf.files import write_json
 
+# of the size chosen for a data set: networks halve it five times, CALF's regions divide it
+MULTIPLE = 32
+
 
 class PreparationError(ValueError):
     """Some cases cannot be prepared; the message lists each with its reason."""
@@ -160,7 +163,8 @@ def _largest_slice(plan: StorePlan, bad: dict[str, str]) -> tuple[int, int]:
             bad[case.id] = str(error)
     if not sizes:
         raise _refusal(plan, bad)
-    return max(rows for rows, _ in sizes), max(columns for _, columns in sizes)
+    largest = (max(rows for rows, _ in sizes), max(columns for _, columns in sizes))
+    return -(-largest[0] // MULTIPLE) * MULTIPLE, -(-largest[1] // MULTIPLE) * MULTIPLE
 
 
 def _part(parts: Path, case: Case, plan: StorePlan) -> Path:

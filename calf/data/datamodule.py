@@ -26,7 +26,8 @@ class SliceBatches(Dataset[Batch]):
     """Indexed by an array of slice numbers, gives the batch at once.
 
     ``image`` uint8 (B, C, H, W); ``mask`` uint8 (B, H, W), encoded as the store's target says; ``reference`` likewise, in
-    evaluation only; ``box`` int32 (B, 4), where the slice lies in the plane; ``slice`` int64 (B,).
+    evaluation only; ``box`` int32 (B, 4), where the slice lies in the plane: the rest is padding, which a loss sees as background
+    and no score counts; ``slice`` int64 (B,).
     """
 
     def __init__(self, store: SliceStore, evaluation: bool) -> None:
@@ -37,9 +38,9 @@ class SliceBatches(Dataset[Batch]):
         channels = len(self.store.modalities)
         planes = torch.from_numpy(self.store.read(indices))
         batch = {"image": planes[:, :channels], "mask": planes[:, channels], "slice": torch.from_numpy(indices)}
+        batch["box"] = torch.from_numpy(self.store.boxes[indices])
         if self.evaluation:
             batch["reference"] = planes[:, -1]
-            batch["box"] = torch.from_numpy(self.store.boxes[indices])
         return batch
 
 

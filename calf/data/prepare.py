@@ -21,7 +21,7 @@ class Preparation:
         modalities: the modalities taken, in the order of the network's input channels; None: all of the layout.
         plane: axial, coronal or sagittal. Rows run towards the feet or the back, columns towards the patient's left
             (sagittal: towards the back), so that slices look as a radiologist expects them.
-        size: rows and columns of a stored slice; None: the largest slice of the data set.
+        size: rows and columns of a stored slice; None: the largest slice of the data set, up to the next multiples of 32.
         fit: ``pad`` centres the slice in ``size`` (a larger one is an error) and keeps the grid, so that scores are
             those of the original voxels; ``resize`` interpolates images linearly and masks by nearest neighbour.
         normalise: ``volume_percentile`` maps the two percentiles of the volume's foreground to 0 and 255 (background, the

@@ -221,10 +221,10 @@ class RegionCALFLoss(ConditionallyAdaptiveLoss):
     """CALF in each cell of a grid, the cells weighted by their errors: ``sum(w_r L_r) / sum(w_r)``, ``w_r = 1 + FP_r + FN_r``.
 
     Alam et al. 2025, https://arxiv.org/abs/2504.04458. ``L_r`` is :class:`CALFLoss` of that part of the image with its own areas
-    and branch; FP and FN are counts of the thresholded prediction (logit > 0) over the batch's cell, without gradient. Lines
-    that the grid does not divide are dropped at the end of each axis. Mean over channels; everything else as in CALFLoss with
-    scope ``batch``. The value is no measure of progress: a cell that improves loses weight to others, whose formulas may have
-    quite other values, so that a step down the gradient can raise it.
+    and branch; FP and FN are counts of the thresholded prediction (logit > 0) over the batch's cell, without gradient. The
+    authors drop lines that the grid leaves over, which their 256 x 256 images do not have; here such images are refused. Mean
+    over channels; everything else as in CALFLoss with scope ``batch``. The value is no measure of progress: a cell that improves
+    loses weight to others, whose formulas may have quite other values, so that a step down the gradient can raise it.
 
     Args:
         grid: cells along each spatial axis: ``grid ** 2`` cells in 2-D, ``grid ** 3`` in 3-D.
@@ -236,7 +236,7 @@ class RegionCALFLoss(ConditionallyAdaptiveLoss):
     row by row.
 
     Raises:
-        ValueError: an unknown option; an image smaller than the grid; contours in 3-D.
+        ValueError: an unknown option; an image that the grid does not divide; contours in 3-D.
     """
 
     def __init__(self, grid: int, area: str, ddp: str, clamp: float | None) -> None:

@@ -33,18 +33,17 @@ EVERYWHERE = None
 def into_cells(x: Tensor, grid: int) -> Tensor:
     """``(B, K, *S)`` seen as ``grid ** D`` cells of each channel, ``(B, K, grid, height, grid, width)`` in 2-D, likewise in 3-D.
 
-    What the grid leaves over at the end of an axis is dropped. Cells are numbered channel by channel, row by row; there are
-    ``G = K * grid ** D`` of them.
+    Cells are numbered channel by channel, row by row; there are ``G = K * grid ** D`` of them.
 
     Raises:
-        ValueError: an axis is shorter than the grid.
+        ValueError: the grid does not divide an axis.
     """
     shape = x.shape[2:]
-    if min(shape) < grid:
-        raise ValueError(f"expected images of at least {grid} voxels along each axis for grid={grid}, got {tuple(shape)}")
-    for axis, length in enumerate(shape, start=2):
-        if length % grid:
-            x = x.narrow(axis, 0, length // grid * grid)
+    if any(length % grid for length in shape):
+        raise ValueError(
+            f"expected images that {grid} cells divide along each axis, got {tuple(shape)}: what is left over would be predicted "
+            "but never trained. Pad or resize them, or take another grid"
+        )
     return x.reshape(*x.shape[:2], *(n for length in x.shape[2:] for n in (grid, length // grid)))
 
 

@@ -82,7 +82,13 @@ class PerCase(Protocol):
         names: tuple[str, ...],
     ) -> pd.DataFrame:
         slice_counts, case_of = _in_order(slice_index, counts, slices, cases, names)
-        ids, unit = np.unique(case_of, return_inverse=True)
+        ids, unit, scored = np.unique(case_of, return_inverse=True, return_counts=True)
+        whole = slices["case"].value_counts().reindex(pd.Index(ids)).to_numpy()
+        if (partly := scored != whole).any():
+            raise ValueError(
+                f"of cases {ids[partly][:10].tolist()} only some slices were scored: a case is scored as a whole; do not limit "
+                "the batches of validation or test"
+            )
         pooled = _pool(slice_counts, unit, len(ids))
         if (unlabelled := pooled.sum(-1).min(-1) == 0).any():
             raise ValueError(f"cases {ids[unlabelled].tolist()} have no valid voxel to score: leave them out of the split")

@@ -52,6 +52,9 @@ def notes(gathered: Gathered) -> list[str]:
             found.append(f"{where}: the rows are of differently prepared data; compare them with care.")
         elif runs.groupby("fold")["split_hash"].nunique().max() > 1:
             found.append(f"{where}: the rows are of different splits into patients; they cannot be compared.")
+        resized = sorted({grid for grid in runs["scored_on"].dropna() if grid != "original grid"})
+        if resized:
+            found.append(f"{where}: scored on {', '.join(resized)}, not on the voxels of the patients' own files.")
         if (num_commits := runs["commit"].nunique(dropna=False)) > 1:
             found.append(f"{where}: the runs were made by {num_commits} versions of the code.")
     for key, runs in gathered.finished.groupby(CELL, sort=False):

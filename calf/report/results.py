@@ -40,6 +40,7 @@ RUN_COLUMNS = (
     "fingerprint",
     "store_key",
     "split_hash",
+    "scored_on",  # original grid | slices resized to ...
     "commit",
     "error",
 )

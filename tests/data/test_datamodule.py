@@ -60,8 +60,8 @@ def test_ordered_batches_keep_the_last_smaller_one():
 def test_a_batch_has_images_masks_and_in_evaluation_the_reference(tmp_path):
     data = toy_data(tmp_path)
     batch = next(iter(data.train_dataloader()))
-    assert batch["image"].shape == (4, 2, 12, 11)
-    assert set(batch) == {"image", "mask", "slice"}
+    assert batch["image"].shape == (4, 2, 32, 32)
+    assert set(batch) == {"image", "mask", "slice", "box"}
     batch = next(iter(data.test_dataloader()))
     case = data.store.cases[int(data.store.case_of_slice[int(batch["slice"][0])])]
     assert batch["box"][0].tolist() == list(case.box)

@@ -22,7 +22,9 @@ def store_of(tmp_path: Path, target: str = "whole", biased: bool = False, **sett
 
 def test_a_store_has_the_slices_of_every_case_and_their_areas(tmp_path):
     _, store = store_of(tmp_path)
-    assert store.shape == (36, 3, 12, 11)  # six cases of six slices; two modalities and a mask; the largest slice
+    # six cases of six slices; two modalities and a mask; the largest slice, 12 x 11, up to multiples of 32
+    assert store.shape == (36, 3, 32, 32)
+    assert store.cases[1].box == [10, 22, 10, 21]
     areas = store.areas[:, 0].reshape(6, 6)
     assert areas.tolist() == [[0, 30, 30, 30, 0, 0]] * 6
     planes = store.read(np.arange(36))

@@ -9,15 +9,20 @@ from tests.losses.published import AREAS, CLAMP, squares
 from tests.losses.zoo import HostReads, value_and_gradient
 
 
-def test_cells_are_cut_row_by_row_and_leftovers_dropped():
-    image = torch.arange(5 * 7).view(1, 1, 5, 7).expand(2, 3, 5, 7)
+def test_cells_are_cut_row_by_row():
+    image = torch.arange(4 * 6).view(1, 1, 4, 6).expand(2, 3, 4, 6)
     cells = into_cells(image, 2)
     assert cells.shape == (2, 3, 2, 2, 2, 3)
     assert cells[0, 0].movedim(1, 2).flatten(2).tolist() == [
-        [[0, 1, 2, 7, 8, 9], [3, 4, 5, 10, 11, 12]],
-        [[14, 15, 16, 21, 22, 23], [17, 18, 19, 24, 25, 26]],
+        [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]],
+        [[12, 13, 14, 18, 19, 20], [15, 16, 17, 21, 22, 23]],
     ]
-    assert into_cells(torch.zeros(2, 3, 4, 6, 9), 2).shape == (2, 3, 2, 2, 2, 3, 2, 4)
+    assert into_cells(torch.zeros(2, 3, 4, 6, 8), 2).shape == (2, 3, 2, 2, 2, 3, 2, 4)
+
+
+def test_an_image_that_the_grid_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match=r"4 cells divide .* got \(59, 44\).* never trained"):
+        into_cells(torch.zeros(1, 1, 59, 44), 4)
 
 
 def test_sums_are_numbered_channel_by_channel_and_row_by_row():

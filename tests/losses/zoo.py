@@ -22,7 +22,7 @@ LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 
 #: The three forms of a target: one sigmoid channel, several, exclusive classes. Channels of the logits by form.
 FORMS = {"binary": 1, "multilabel": 3, "exclusive": 3}
-SPATIAL = {"2d": (9, 8), "3d": (5, 4, 6)}
+SPATIAL = {"2d": (12, 8), "3d": (4, 4, 8)}
 
 
 @functools.cache

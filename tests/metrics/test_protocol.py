@@ -28,11 +28,13 @@ def scored() -> tuple[np.ndarray, np.ndarray, pd.DataFrame, pd.DataFrame]:
     counts[::3, :, :3] = 0
     counts[..., 3] = 200 - counts[..., :3].sum(-1)
     ids = np.array([f"{number:03d}" for number in range(7)])
-    slices = pd.DataFrame({"case": ids[np.sort(generator.integers(0, 7, 300))]})
+    index = generator.permutation(300)[:NUM_SLICES]
+    slices = pd.DataFrame({"case": np.full(300, "not tested", object)})
+    slices.loc[index, "case"] = ids[np.arange(NUM_SLICES) % 7]
     cases = pd.DataFrame(
         {"patient": [f"p{number // 2}" for number in range(7)], "voxel_volume_mm3": np.linspace(0.5, 2, 7)}, index=ids
     )
-    return generator.permutation(300)[:NUM_SLICES], counts, slices, cases
+    return index, counts, slices, cases
 
 
 def of(rows: pd.DataFrame, case: str, name: str, metric: str) -> pd.Series:
@@ -77,6 +79,12 @@ def test_order_of_slices_and_other_cases_do_not_matter(scored):
     pd.testing.assert_frame_equal(alone, rows[rows["case"] == "003"].reset_index(drop=True))
 
 
+def test_a_case_of_which_slices_are_missing_is_not_scored(scored):
+    index, counts, slices, cases = scored
+    with pytest.raises(ValueError, match=r"of cases \['000'\] only some slices were scored"):
+        PerCase().rows(index[1:], counts[1:], slices, cases, NAMES)
+
+
 def test_a_case_scores_the_same_however_its_slices_are_batched():
     generator = torch.Generator().manual_seed(0)
     prediction, target = (torch.rand(12, 1, 9, 9, generator=generator) > 0.7 for _ in range(2))
@@ -98,7 +106,7 @@ def test_a_case_scores_the_same_however_its_slices_are_batched():
 def test_a_lone_slice():
     metric = SliceCounts()
     metric.update(torch.tensor([1]), torch.tensor([[[1, 0, 1, 2]]]))
-    slices, cases = pd.DataFrame({"case": ["a", "a"]}), pd.DataFrame({"patient": ["p"], "voxel_volume_mm3": [1.0]}, index=["a"])
+    slices, cases = pd.DataFrame({"case": ["b", "a"]}), pd.DataFrame({"patient": ["p"], "voxel_volume_mm3": [1.0]}, index=["a"])
     for protocol in (PerCase(), Paper()):
         assert protocol.summarise(protocol.rows(*metric.compute(), slices, cases, ("tumour",)))["dice"] == pytest.approx(2 / 3)
 
