@@ -48,12 +48,12 @@ def test_cells_with_errors_weigh_more():
 
 def test_volumes_are_cut_along_all_three_axes():
     loss = build("calf_region", "loss.grid=2")
-    loss(torch.zeros(2, 3, 4, 5, 6), regions("multilabel", (4, 5, 6), batch=2))
+    loss(torch.zeros(2, 3, 4, 8, 6), regions("multilabel", (4, 8, 6), batch=2))
     assert loss.last_branch.shape == (3 * 2**3,)
 
 
-def test_an_image_smaller_than_the_grid_is_named():
-    with pytest.raises(ValueError, match=r"at least 4 voxels along each axis for grid=4, got \(8, 3\)"):
+def test_an_image_that_the_grid_does_not_divide_is_named():
+    with pytest.raises(ValueError, match=r"4 cells divide along each axis, got \(8, 3\)"):
         build("calf_region")(torch.zeros(1, 1, 8, 3), torch.zeros(1, 1, 8, 3))
 
 
