@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calf.data.cases import Target
@@ -155,17 +156,32 @@ class Segmenter(pl.LightningModule):
     def _count(self, batch: Batch) -> Tensor:
         """Count a batch of slices; returns the predicted masks, uint8 (B, H, W)."""
         predicted = encode_prediction(self(batch["image"]), self.target)
-        truth = batch["reference"]
-        valid = inside(batch["box"], (truth.shape[-2], truth.shape[-1]))
-        counts = count_slices(foreground(predicted, self.target), foreground(truth, self.target), valid)
+        if self.protocol.original_grid and "truth" in batch:
+            counts = self._counts_in_own_grid(predicted, batch)
+        else:
+            truth = batch["reference"]
+            valid = inside(batch["box"], (truth.shape[-2], truth.shape[-1]))
+            counts = count_slices(foreground(predicted, self.target), foreground(truth, self.target), valid)
         self.slice_counts.update(batch["slice"], counts)
         return predicted
+
+    def _counts_in_own_grid(self, predicted: Tensor, batch: Batch) -> Tensor:
+        """Counts of masks predicted on resized slices, brought back by nearest neighbour as ``calf.data.restore`` does."""
+        counts = torch.zeros(len(predicted), len(self.target.names), 4, dtype=torch.int64, device=predicted.device)
+        for grid in batch["grid"].unique(dim=0):
+            own = (batch["grid"] == grid).all(dim=1)
+            rows, columns = grid.tolist()
+            mask = F.interpolate(predicted[own, None].float(), (rows, columns), mode="nearest-exact")[:, 0].to(torch.uint8)
+            truth = batch["truth"][own, :rows, :columns]
+            counts[own] = count_slices(foreground(mask, self.target), foreground(truth, self.target))
+        return counts
 
     def _rows(self) -> pd.DataFrame:
         slice_index, counts = self.slice_counts.compute()
         self.slice_counts.reset()
         store = self.data.store
-        return self.protocol.rows(slice_index, counts, store.slice_table, store.case_table, self.target.names)
+        cases = store.case_table(stored=not self.protocol.original_grid)
+        return self.protocol.rows(slice_index, counts, store.slice_table, cases, self.target.names)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._count(batch)

@@ -199,12 +199,13 @@ def _train_and_test(cfg: DictConfig, planned: RunPlan) -> dict[str, Any]:
     trainer: pl.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=logger, default_root_dir=str(folder.path))
     last = folder.last_checkpoint
     trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=False)
+    rows, seconds = list(history.rows), history.seconds  # testing a checkpoint puts callbacks back to its epoch
     tested = chosen.best_model_path if cfg.checkpoint == "best" else str(last)
     trainer.test(module, datamodule=data, ckpt_path=tested, weights_only=False, verbose=False)
     result = _result(cfg, planned, data, module)
     result["best_epoch"] = epoch = torch.load(tested, map_location="cpu", weights_only=False)["epoch"]
-    validated = {row["epoch"]: row.get(f"val/{PRIMARY}") for row in history.rows}
-    result["seconds_in_epochs"] = history.seconds
+    validated = {row["epoch"]: row.get(f"val/{PRIMARY}") for row in rows}
+    result["seconds_in_epochs"] = seconds
     result["validation"] = {"metric": PRIMARY, "value": _number(validated[epoch])}
     return result
 
@@ -259,11 +260,10 @@ def _data(planned: StorePlan, data: SliceData) -> dict[str, Any]:
     }
 
 
-def _scored_on(store: SliceStore) -> str:
-    preparation = store.manifest["preparation"]
-    if preparation["fit"] == "pad":
+def _scored_on(store: SliceStore, original_grid: bool) -> str:
+    if original_grid or not store.resized:
         return "original grid"
-    return "slices resized to {} x {}".format(*preparation["size"])
+    return "slices resized to {} x {}".format(*store.manifest["preparation"]["size"])
 
 
 def _number(value: float | None) -> float | None:
@@ -304,7 +304,7 @@ def _result(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmente
         "fingerprint": planned.fingerprint,
         "store_key": planned.store.key,
         "split_hash": data.division.hash,
-        "scored_on": _scored_on(data.store),
+        "scored_on": _scored_on(data.store, module.protocol.original_grid),
         "left_out": left_out(planned.store, data.store),
         "commit": commit(),
         "versions": versions(),

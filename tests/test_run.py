@@ -78,8 +78,13 @@ def test_a_run_leaves_its_numbers_and_where_they_came_from(train):
     assert len(np.unique(np.asarray(Image.open(picture)))) > 10
 
 
-def test_predictions_are_the_scored_masks_in_the_grid_of_the_patient(train):
-    planned = train("name=predicted", "loss=bce", "trainer.max_epochs=4")
+RESIZED = ("dataset.preparation.fit=resize", "dataset.preparation.size=[48,32]")
+
+
+@pytest.mark.parametrize("prepared", [(), RESIZED], ids=["padded", "resized"])
+def test_predictions_are_the_scored_masks_in_the_grid_of_the_patient(train, prepared):
+    planned = train("name=predicted", "loss=dice", "trainer.max_epochs=8", "optim.lr=1e-2", *prepared)
+    assert planned.folder.result["scored_on"] == "original grid"
     rows = pd.read_csv(planned.folder.cases)
     for case in planned.store.cases:
         path = planned.folder.predictions / f"{case.id}.nii.gz"
@@ -92,6 +97,7 @@ def test_predictions_are_the_scored_masks_in_the_grid_of_the_patient(train):
         row = rows[(rows["case"] == case.id) & (rows["metric"] == "dice")].iloc[0]
         assert row["value"] == pytest.approx(2 * (p & t).sum() / (p.sum() + t.sum()))
         assert row["predicted_volume_mm3"] == pytest.approx(p.sum() * 540)
+        assert p.any()
         assert row["reference_volume_mm3"] == pytest.approx(t.sum() * 540)
 
 
@@ -129,6 +135,44 @@ def test_several_classes_and_overlapping_regions_are_trained_and_scored(train, t
     planned = train(f"name={target}", f"loss={loss}", f"dataset.target={target}", "trainer.max_epochs=1")
     rows = pd.read_csv(planned.folder.cases)
     assert rows["class"].nunique() == 3
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        ("trainer.precision=bf16-mixed", "channels_last=true", "optim=adamw", "scheduler=cosine"),
+        ("trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.5", "optim=sgd", "scheduler=poly"),
+    ],
+    ids=["mixed precision", "accumulated and clipped"],
+)
+def test_the_knobs_of_training_work_together(train, knobs):
+    planned = train("name=knobs", "loss=calf", *knobs)
+    history = learning(planned.folder)
+    assert history["train/loss"].notna().all()
+    assert history["lr"].is_monotonic_decreasing
+
+
+def test_a_resumed_run_that_does_not_validate_every_epoch_keeps_its_history(place):
+    overrides = ("loss=calf", "trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2")
+    assert job("tests/killed.py", place, "name=seldom", *overrides).returncode == -signal.SIGKILL
+    process = job("train.py", place, "name=seldom", *overrides)
+    assert process.returncode == 0, process.stdout + process.stderr
+    (result,) = (place / "runs" / "seldom").rglob("result.json")
+    history = learning(RunFolder(result.parent))
+    assert history["epoch"].tolist() == [0, 1, 2, 3]
+    assert history["val/dice"].isna().tolist() == [True, False, True, False]
+
+
+def test_a_run_folder_that_was_moved_still_knows_its_best_checkpoint(place):
+    overrides = ("loss=calf", "trainer.max_epochs=4")
+    assert job("tests/killed.py", place, "name=before", *overrides).returncode == -signal.SIGKILL
+    (place / "runs" / "before").rename(place / "runs" / "after")
+    for name in ("after", "stayed"):
+        process = job("train.py", place, f"name={name}", *overrides)
+        assert process.returncode == 0, process.stdout + process.stderr
+    results = [RunFolder(next((place / "runs" / name).rglob("result.json")).parent) for name in ("after", "stayed")]
+    assert results[0].result["best_epoch"] == results[1].result["best_epoch"]
+    assert scores(results[0]) == scores(results[1])
 
 
 def test_the_paper_protocol_scores_batches(train):

@@ -22,7 +22,7 @@ from filelock import FileLock
 from rich.progress import track
 
 from calf.data.cases import Case, Layout, Target
-from calf.data.prepare import Preparation, box_in, planes_of_case
+from calf.data.prepare import Preparation, box_in, planes_of_case, to_slices
 from calf.data.store import VERSION, SliceStore, areas_of
 from calf.data.volumes import VolumeError, encode_target, read_case, read_header
 from calf.files import write_json
@@ -202,6 +202,7 @@ def _prepare_part(case: Case, plan: StorePlan, part: Path, size: tuple[int, int]
         if plan.has_reference:
             masks.append(masks[0] if volumes.reference is None else encode_target(volumes.reference, plan.target))
         planes = planes_of_case(volumes.images, masks, preparation, size)
+        truth = np.ascontiguousarray(to_slices(masks[-1], preparation.plane))
     except ValueError as error:
         return str(error)
     shape = volumes.mask.shape
@@ -218,14 +219,26 @@ def _prepare_part(case: Case, plan: StorePlan, part: Path, size: tuple[int, int]
         "original_shape": list(volumes.original_shape),
         "box": box,
         # after resizing a stored pixel stands for a different area
-        "voxel_volume_mm3": float(np.prod(volumes.spacing_mm)) * grid[1] * grid[2] / pixels,
+        "stored_voxel_volume_mm3": float(np.prod(volumes.spacing_mm)) * grid[1] * grid[2] / pixels,
     }
     write_json(part.with_suffix(".json"), geometry)
+    if preparation.fit == "resize":
+        np.save(part.with_suffix(".truth.npy"), truth)
     partial = part.with_suffix(".partial")
     with open(partial, "wb") as file:
         np.save(file, planes)
     partial.replace(part)
     return None
+
+
+def _join_truth(building: Path, files: list[Path], geometry: list[dict[str, Any]]) -> None:
+    """``truth.npy`` of all cases, each slice at the top left of a plane that holds the largest."""
+    shape = (sum(entry["grid"][0] for entry in geometry), *(max(entry["grid"][axis] for entry in geometry) for axis in (1, 2)))
+    planes = np.lib.format.open_memmap(building / "truth.npy", mode="w+", dtype=np.uint8, shape=shape)
+    for file, entry in zip(files, geometry, strict=True):
+        part = np.load(file.with_suffix(".truth.npy"))
+        planes[entry["first"] : entry["first"] + len(part), : part.shape[1], : part.shape[2]] = part
+    planes.flush()
 
 
 def _join(plan: StorePlan, cases: list[Case], bad: dict[str, str], parts: Path, size: tuple[int, int]) -> None:
@@ -250,6 +263,8 @@ def _join(plan: StorePlan, cases: list[Case], bad: dict[str, str], parts: Path, 
         first += len(part)
     planes.flush()
     del planes
+    if plan.preparation.fit == "resize":
+        _join_truth(building, files, geometry)
     np.savez(building / "index.npz", case=np.concatenate(owner), position=np.concatenate(position), areas=np.concatenate(areas))
     manifest = {
         "key": plan.key,

@@ -25,9 +25,11 @@ Batch = dict[str, Tensor]
 class SliceBatches(Dataset[Batch]):
     """Indexed by an array of slice numbers, gives the batch at once.
 
-    ``image`` uint8 (B, C, H, W); ``mask`` uint8 (B, H, W), encoded as the store's target says; ``reference`` likewise, in
-    evaluation only; ``box`` int32 (B, 4), where the slice lies in the plane: the rest is padding, which a loss sees as background
-    and no score counts; ``slice`` int64 (B,).
+    ``image`` uint8 (B, C, H, W); ``mask`` uint8 (B, H, W), encoded as the store's target says; ``box`` int32 (B, 4), where the
+    slice lies in the plane: the rest is padding, which a loss sees as background and no score counts; ``slice`` int64 (B,).
+
+    In evaluation also ``reference``, like ``mask``, and of resized slices ``truth`` uint8 (B, R, C) and ``grid`` int32 (B, 2):
+    the reference in the slice's own rows and columns.
     """
 
     def __init__(self, store: SliceStore, evaluation: bool) -> None:
@@ -41,6 +43,9 @@ class SliceBatches(Dataset[Batch]):
         batch["box"] = torch.from_numpy(self.store.boxes[indices])
         if self.evaluation:
             batch["reference"] = planes[:, -1]
+            if self.store.resized:
+                batch["truth"] = torch.from_numpy(self.store.read_truth(indices))
+                batch["grid"] = torch.from_numpy(self.store.grids[indices])
         return batch
 
 

@@ -4,6 +4,7 @@ A store is a folder ``<data set>-<key>`` of
 
 * ``planes.npy``, uint8 (slices, planes, rows, columns): the modalities, then the encoded mask, then, where a case has
   one, the reference mask. ``numpy.load(..., mmap_mode="r")`` opens it;
+* ``truth.npy``, only where slices were resized: what is scored against in the case's own rows and columns, at the top left;
 * ``index.npz``: for each slice its case, its position in the volume and the area of each target name, in stored pixels;
 * ``manifest.json``: the settings, the cases with their geometry and the SHA-256 of their files, the cases left out.
 """
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from calf.data.cases import Target
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,12 @@ class StoredCase:
     affine: list[list[float]]
     original_shape: tuple[int, int, int]
     box: tuple[int, int, int, int]
-    voxel_volume_mm3: float
+    stored_voxel_volume_mm3: float
+
+    @property
+    def voxel_volume_mm3(self) -> float:
+        """Of the case's own voxels; ``stored_voxel_volume_mm3`` is what a stored pixel stands for, after resizing."""
+        return float(np.prod(self.spacing_mm))
 
 
 class SliceStore:
@@ -71,6 +77,8 @@ class SliceStore:
         self.shape: tuple[int, int, int, int] = planes.shape
         self._offset: int = planes.offset
         self._file = os.open(folder / "planes.npy", os.O_RDONLY)
+        self.resized: bool = self.manifest["preparation"]["fit"] == "resize"
+        self._truth = np.load(folder / "truth.npy", mmap_mode="r") if self.resized else None
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -95,11 +103,25 @@ class SliceStore:
         """The cases in the order of their slices."""
         return [StoredCase(**case) for case in self.manifest["cases"]]
 
+    def case_table(self, stored: bool = False) -> pd.DataFrame:
+        """One row a case, indexed by its id: patient, voxel_volume_mm3 (``stored``: of a stored pixel)."""
+        volumes = [case.stored_voxel_volume_mm3 if stored else case.voxel_volume_mm3 for case in self.cases]
+        columns = {"patient": [case.patient for case in self.cases], "voxel_volume_mm3": volumes}
+        return pd.DataFrame(columns, index=pd.Index([case.id for case in self.cases], name="case"))
+
     @cached_property
-    def case_table(self) -> pd.DataFrame:
-        """One row a case, indexed by its id: patient, voxel_volume_mm3."""
-        columns = {"patient": [c.patient for c in self.cases], "voxel_volume_mm3": [c.voxel_volume_mm3 for c in self.cases]}
-        return pd.DataFrame(columns, index=pd.Index([c.id for c in self.cases], name="case"))
+    def grids(self) -> NDArray[np.int32]:
+        """Rows and columns of each slice in its own file: (slices, 2)."""
+        return np.array([case.grid[1:] for case in self.cases], np.int32)[self.case_of_slice]
+
+    def read_truth(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """What these slices are scored against in their own rows and columns, uint8 (B, R, C), at the top left of each plane.
+
+        Only of a store whose slices were resized; in any other the stored planes are the original voxels.
+        """
+        if self._truth is None:
+            raise ValueError(f"{self.folder} holds slices in their own size: there is no other truth than its planes")
+        return np.asarray(self._truth[indices])
 
     @cached_property
     def slice_table(self) -> pd.DataFrame:

@@ -7,7 +7,7 @@ become further rows of the same columns, concatenated to these by whoever holds 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,12 @@ Number = TypeVar("Number", np.int64, np.float64)
 
 
 class Protocol(ABC):
-    """How counts of slices become scores; the unit that is scored is a case or a batch."""
+    """How counts of slices become scores; the unit that is scored is a case or a batch.
+
+    ``original_grid``: predictions on resized slices are brought back to the rows and columns of the patient's own files first.
+    """
+
+    original_grid: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -72,6 +77,7 @@ class PerCase(Protocol):
     """Each case is scored once, from the counts of all its slices together, under ``calf.metrics.scores.EMPTY_RULE``."""
 
     name = "per_case"
+    original_grid = True
 
     def rows(
         self,

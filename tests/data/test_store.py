@@ -30,7 +30,7 @@ def test_a_store_has_the_slices_of_every_case_and_their_areas(tmp_path):
     planes = store.read(np.arange(36))
     assert (planes[:, 2].sum(axis=(1, 2)) == store.areas[:, 0]).all()
     assert store.slice_table["case"].tolist()[5:7] == ["case0", "case1"]
-    assert store.case_table.loc["case3"].tolist() == ["patient1", pytest.approx(4.5)]
+    assert store.case_table().loc["case3"].tolist() == ["patient1", pytest.approx(4.5)]
 
 
 def test_reading_in_any_order_gives_the_same_slices_as_a_memory_map(tmp_path):
@@ -61,9 +61,23 @@ def test_resizing_changes_the_volume_a_stored_pixel_stands_for(tmp_path):
     _, store = store_of(tmp_path, fit="resize", size=(24, 20))
     assert store.shape[2:] == (24, 20)
     # 12 x 10 pixels of 1.5 x 1 mm in slices of 3 mm became 24 x 20
-    assert store.cases[0].voxel_volume_mm3 == pytest.approx(4.5 / 4)
+    assert store.cases[0].stored_voxel_volume_mm3 == pytest.approx(4.5 / 4)
+    assert store.case_table(stored=True).loc["case0", "voxel_volume_mm3"] == pytest.approx(4.5 / 4)
+    assert store.case_table().loc["case0", "voxel_volume_mm3"] == pytest.approx(4.5)
     # case 0 divides evenly: four stored pixels for each of its own
     assert store.areas[:6, 0].tolist() == [0, 120, 120, 120, 0, 0]
+
+
+def test_the_truth_of_resized_slices_is_kept_in_its_own_grid(tmp_path):
+    _, store = store_of(tmp_path, fit="resize", size=(16, 16), biased=True)
+    _, padded = store_of(tmp_path, biased=True)
+    truth, planes = store.read_truth(np.arange(36)), padded.read(np.arange(36))
+    for index, (rows, columns) in enumerate(store.grids):
+        top, bottom, left, right = padded.boxes[index]
+        assert np.array_equal(truth[index, :rows, :columns], planes[index, -1, top:bottom, left:right])
+        assert truth[index].sum() == planes[index, -1].sum()
+    with pytest.raises(ValueError, match="no other truth"):
+        padded.read_truth(np.arange(1))
 
 
 def test_the_reference_is_kept_apart_from_the_training_mask(tmp_path):
