@@ -139,11 +139,12 @@ def run(cfg: DictConfig) -> float:
         _prepare(cfg, planned.store, divided=True)
     except ValueError as error:  # about the user's data or options, and says so: a stack trace would bury it
         raise SystemExit(f"calf: {error}") from None
-    if planned.finished:
-        print(f"finished before: {planned.folder.path} (test {PRIMARY} {planned.value:.4f})")
-    else:
+    before = planned.finished
+    if not before:
         _run_planned(cfg, planned)
+    assert planned.value is not None
     assert planned.objective is not None
+    print(f"finished{' before' if before else ''}: {planned.folder.path}, test {PRIMARY} {planned.value:.4f}")
     return planned.objective
 
 
