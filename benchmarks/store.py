@@ -42,6 +42,7 @@ def make_store(folder: Path, num_slices: int, filled: int) -> SliceStore:
     np.savez(folder / "index.npz", case=zeros, position=zeros, areas=zeros[:, None])
     target = {"names": ["tumour"], "labels": [[1]], "exclusive": False}
     manifest = {"key": "benchmark", "modalities": list("abcd"), "has_reference": False, "target": target, "cases": []}
+    manifest["preparation"] = {"fit": "pad"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return SliceStore(folder)
 
