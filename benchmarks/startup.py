@@ -1,8 +1,8 @@
-"""How long the first sign of life takes, and the first training step.
+"""How long the first sign of life takes, and the first epoch.
 
     python benchmarks/startup.py [--json PATH]
 
-`python train.py --help`, beside a Python that only imports Hydra; and from process start to the first training step of a job
+`python train.py --help`, beside a Python that only imports Hydra; and from process start to the beginning of the first epoch of a job
 on a prepared store, beside a Python that only imports torch and pytorch_lightning.
 """
 
@@ -69,7 +69,7 @@ def main() -> None:
             "import hydra": lambda number: seconds("-c", "import hydra"),
             "train.py --help": lambda number: seconds("train.py", "--help"),
             "import torch, pytorch_lightning": lambda number: seconds("-c", "import torch, pytorch_lightning"),
-            "train.py to the first step": lambda number: seconds_to_first_step(folder, number),
+            "train.py to the first epoch": lambda number: seconds_to_first_step(folder, number),
         }
         results = {what: statistics.median(measure(number) for number in range(ROUNDS)) for what, measure in rounds.items()}
     table = Table("what", "seconds (median of 5)")

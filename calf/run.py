@@ -176,6 +176,7 @@ def _quiet() -> None:
         ".*isinstance\\(treespec, LeafSpec\\).*",
         "The number of training batches.*",
         ".*does not have many workers.*",
+        "It is recommended to use .*sync_dist=True.*",  # what is logged at an epoch's end is the same on every rank
     ):
         warnings.filterwarnings("ignore", message=message)
 
