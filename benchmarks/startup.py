@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py [--json PATH]
 
-`python train.py --help`, beside a Python that only imports Hydra; and from process start to the beginning of the first epoch of a job
-on a prepared store, beside a Python that only imports torch and pytorch_lightning.
+`python train.py --help`, beside a Python that only imports Hydra; and from process start to the beginning of a job's first
+epoch on a prepared store, beside a Python that only imports torch and pytorch_lightning.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 The same batches from the same store go through a bare loop (forward, loss, backward, step) and through the trainer with the
 module, history, branch trace, progress bar and W&B offline of a run, but without checkpoints and pictures. Timed are the training
-batches of an epoch, not validation. Two networks: one convolution, whose step
-costs next to nothing, gives the fixed cost in milliseconds a step; a U-Net gives the ratio of an epoch. One thread.
+batches of an epoch, not validation. Two networks: one convolution, whose step costs next to nothing, gives the fixed cost in
+milliseconds a step; a U-Net gives the ratio of an epoch. One thread.
 """
 
 from __future__ import annotations
