@@ -165,7 +165,7 @@ def terminal(gathered: Gathered, summary: pd.DataFrame, notes: list[str]) -> Ren
 def _terminal_block(protocol: str, dataset: str, name: str, block: pd.DataFrame) -> Table:
     metrics, best = [metric for metric in _metrics(block) if metric in METRICS], _best(block)
     table = Table(
-        title=f"{dataset}: {name} ({protocol})", caption=_rested_on(block), title_justify="left", caption_justify="left"
+        title=Text(f"{dataset}: {name} ({protocol})"), caption=_rested_on(block), title_justify="left", caption_justify="left"
     )
     table.add_column("model", overflow="fold")
     table.add_column("loss", overflow="fold")
@@ -179,5 +179,6 @@ def _terminal_block(protocol: str, dataset: str, name: str, block: pd.DataFrame)
             mean, sd = _number(of["mean"].get(metric, math.nan)), of["sd"].get(metric, math.nan)
             style = "bold green" if mean == best.get(metric) else ""
             cells.append(Text.assemble((mean, style), ("" if math.isnan(sd) else f"\n±{sd:.3f}".replace("±0.", "±."), "dim")))
-        table.add_row(str(model), str(loss), *cells, *(_share(of, status) for status in counted))
+        # as text, or rich would take calf[clamp=null] for markup and print calf
+        table.add_row(Text(str(model)), Text(str(loss)), *cells, *(_share(of, status) for status in counted))
     return table

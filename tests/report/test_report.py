@@ -239,6 +239,7 @@ def test_losses_of_different_splits_are_told(make, runs):
     assert notes(gather(runs)) == ["per_case / phantom: the rows are of different splits into patients; they cannot be compared."]
 
 
-def test_names_with_options_and_pipes_stay_in_their_cell(make, runs):
+def test_names_with_options_and_pipes_stay_in_their_cell(make, runs, capsys):
     make("calf[a=1|2]", 0)
     assert "| calf[a=1\\|2] |" in (report(runs) / "report.md").read_text()
+    assert "calf[a=1|2]" in capsys.readouterr().out  # square brackets are markup to the library that prints
