@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from calf.data.build import StorePlan, open_store, plan_store
 from calf.data.cases import Layout, Target
+from calf.data.distances import ensure_distance_maps
 from calf.data.prepare import Preparation
 from calf.data.splits import Split, Splitter, divide
 from calf.data.store import SliceStore
@@ -28,19 +30,22 @@ class SliceBatches(Dataset[Batch]):
     ``image`` uint8 (B, C, H, W); ``mask`` uint8 (B, H, W), encoded as the store's target says; ``box`` int32 (B, 4), where the
     slice lies in the plane: the rest is padding, which a loss sees as background and no score counts; ``slice`` int64 (B,).
 
+    ``distance`` float16 (B, names, H, W), the distance maps of the masks, where the data module was told to provide them.
+
     In evaluation also ``reference``, like ``mask``, and of resized slices ``truth`` uint8 (B, R, C) and ``grid`` int32 (B, 2):
     the reference in the slice's own rows and columns.
     """
 
-    def __init__(self, store: SliceStore, evaluation: bool) -> None:
-        self.store = store
-        self.evaluation = evaluation
+    def __init__(self, store: SliceStore, evaluation: bool, distances: NDArray[np.float16] | None = None) -> None:
+        self.store, self.evaluation, self.distances = store, evaluation, distances
 
     def __getitem__(self, indices: NDArray[np.int64]) -> Batch:
         channels = len(self.store.modalities)
         planes = torch.from_numpy(self.store.read(indices))
         batch = {"image": planes[:, :channels], "mask": planes[:, channels], "slice": torch.from_numpy(indices)}
         batch["box"] = torch.from_numpy(self.store.boxes[indices])
+        if self.distances is not None:
+            batch["distance"] = torch.from_numpy(np.asarray(self.distances[indices]))
         if self.evaluation:
             batch["reference"] = planes[:, -1]
             if self.store.resized:
@@ -102,6 +107,8 @@ class SliceData(pl.LightningDataModule):
         skip_bad_cases: go on without the cases that cannot be read.
         workers: processes that prepare; None: one a core.
         name: what the store is called on disk.
+        distance_maps: keep distance maps beside the store and give them with each training batch, for losses that would
+            compute them anew in every step; half precision, up to one part in two thousand off.
     """
 
     def __init__(
@@ -117,6 +124,7 @@ class SliceData(pl.LightningDataModule):
         skip_bad_cases: bool = False,
         workers: int | None = None,
         name: str = "dataset",
+        distance_maps: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -124,6 +132,7 @@ class SliceData(pl.LightningDataModule):
         self.layout, self.target_name, self.preparation, self.splitter = layout, target, preparation, split
         self.fold, self.seed, self.batch_size = fold, seed, batch_size
         self.stores_dir, self.skip_bad_cases, self.workers, self.store_name = Path(stores_dir), skip_bad_cases, workers, name
+        self.distance_maps = distance_maps
 
     @cached_property
     def plan(self) -> StorePlan:
@@ -151,7 +160,9 @@ class SliceData(pl.LightningDataModule):
 
     def _loader(self, sampler: Sampler[NDArray[np.int64]], evaluation: bool) -> DataLoader[Batch]:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(SliceBatches(self.store, evaluation), sampler=sampler, batch_size=None, pin_memory=pin)
+        wanted = self.distance_maps and not evaluation
+        distances = ensure_distance_maps(self.store, self.workers or os.cpu_count() or 1) if wanted else None
+        return DataLoader(SliceBatches(self.store, evaluation, distances), sampler=sampler, batch_size=None, pin_memory=pin)
 
     @property
     def _rank(self) -> tuple[int, int]:

@@ -156,10 +156,14 @@ class SliceStore:
         return np.flatnonzero(wanted[self.case_of_slice])
 
 
+def channels_of(mask: NDArray[np.uint8], target: Target) -> list[NDArray[np.bool_]]:
+    """Where each target name is in encoded masks of any shape."""
+    if target.exclusive:
+        return [mask == value + 1 for value in range(len(target.names))]
+    return [((mask >> bit) & 1).astype(bool) for bit in range(len(target.names))]
+
+
 def areas_of(mask: NDArray[np.uint8], target: Target) -> NDArray[np.int32]:
     """Pixels of each target name in encoded masks (S, rows, columns): int32 (S, names)."""
-    if target.exclusive:
-        counts = [(mask == value + 1).sum(axis=(1, 2)) for value in range(len(target.names))]
-    else:
-        counts = [((mask >> bit) & 1).sum(axis=(1, 2), dtype=np.int64) for bit in range(len(target.names))]
+    counts = [channel.sum(axis=(1, 2)) for channel in channels_of(mask, target)]
     return np.stack(counts, axis=1).astype(np.int32)
