@@ -55,6 +55,44 @@ def report(
         raise _stop(error) from None
 
 
+@app.command()
+def losses(
+    names: Annotated[list[str] | None, typer.Argument(help="only these; default: all", show_default=False)] = None,
+) -> None:
+    """Print the catalogue of losses: formula, paper, defaults, time relative to BCE, and the laws a loss breaks by design."""
+    from rich.console import Console
+
+    from calf.catalogue import Entry, catalogue
+
+    try:
+        entries = catalogue(CONF / "loss", CONF.parent / "benchmarks" / "losses.json")
+    except ValueError as error:
+        raise _stop(error) from None
+    unknown = set(names or []) - {entry.name for entry in entries}
+    if unknown:
+        known = ", ".join(sorted(entry.name for entry in entries))
+        raise _stop(ValueError(f"no loss is called {', '.join(sorted(unknown))}; there are {known}"))
+    console = Console(highlight=False, soft_wrap=True)
+
+    def show(entry: Entry) -> None:
+        cost = "" if entry.cost is None else f"   {entry.cost:.2f} x BCE"
+        console.print(f"[bold]{entry.name}[/bold]{cost}")
+        lines = [entry.summary, entry.formula, entry.paper, entry.defaults or "no arguments"]
+        lines += [f"breaks {law}: {reason}" for law, reason in entry.breaks.items()]
+        lines += [f"reads on the host: {entry.reads_on_the_host}"] if entry.reads_on_the_host else []
+        for line in lines:
+            console.print(f"    {line}", markup=False)
+
+    family = ""
+    for entry in entries:
+        if names and entry.name not in names:
+            continue
+        if entry.family != family:
+            family = entry.family
+            console.rule(family or "other", align="left")
+        show(entry)
+
+
 def _stop(error: Exception) -> typer.Exit:
     typer.echo(f"calf: {error}", err=True)
     return typer.Exit(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -10,9 +12,10 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from calf.data.cases import Target
-from calf.losses.contract import ObservesDataset
+from calf.losses.contract import Explores, FollowsEpochs, ObservesDataset, TakesDistanceMaps
 from calf.metrics.overlap import SliceCounts, count_slices
 from calf.metrics.protocol import Protocol
 
@@ -59,6 +62,11 @@ def inside(box: Tensor, size: tuple[int, int]) -> Tensor:
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 
+def finest(output: Tensor | Sequence[Tensor]) -> Tensor:
+    """The logits at full resolution, of a network with or without deep supervision."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
 class Segmenter(pl.LightningModule):
     """Trains ``network`` with ``loss`` and scores it by ``protocol``.
 
@@ -66,7 +74,8 @@ class Segmenter(pl.LightningModule):
     the device and read when the epoch ends, and the logger is given a step's loss every ``log_every_n_steps``.
 
     Args:
-        network: images (B, C, H, W) in [0, 1] to logits (B, ``target.num_channels``, H, W).
+        network: images (B, C, H, W) in [0, 1] to logits (B, ``target.num_channels``, H, W); in training it may give a list of
+            them, finest first, to a loss that takes a list.
         loss: the contract of ``calf.losses.contract``.
         optimizer: called with the network's and the loss's parameters.
         scheduler: called with the optimizer; stepped once an epoch.
@@ -114,7 +123,13 @@ class Segmenter(pl.LightningModule):
             if isinstance(part, ObservesDataset):
                 part.observe_dataset(areas)
 
+        self.takers = [part for part in self.loss.modules() if isinstance(part, TakesDistanceMaps)]
+        self.explorers = [part for part in self.loss.modules() if isinstance(part, Explores)]
+
     def on_train_epoch_start(self) -> None:
+        for part in self.loss.modules():
+            if isinstance(part, FollowsEpochs):
+                part.start_epoch(self.current_epoch, self.trainer.max_epochs or -1)
         # no buffers: DDP would overwrite every rank's with those of the first
         self.epoch_loss = torch.zeros((), device=self.device)
         self.epoch_counts = torch.zeros(len(self.target.names), 4, dtype=torch.int64, device=self.device)
@@ -129,11 +144,39 @@ class Segmenter(pl.LightningModule):
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
+    def _trial(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits and target of a batch after a plain gradient step on a copy of the weights; see ``contract.Explores``."""
+        target = decode_mask(batch["mask"], self.target)
+        # the loss may keep statistics of its steps and hold this batch's distance maps: a trial must not use them up
+        loss_function = copy.deepcopy(self.loss)
+        # copies, so that batch statistics are not told of steps that were not taken
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        weights: dict[str, Tensor] = {name: weight for name, weight in self.network.named_parameters() if weight.requires_grad}
+        image = (batch["image"].float() / 255).contiguous(memory_format=self.memory_format)
+        with torch.enable_grad():
+            loss = loss_function(functional_call(self.network, weights | buffers, (image,)), target)
+            gradients = torch.autograd.grad(loss, list(weights.values()))
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        with torch.no_grad():
+            moved = {name: weight - rate * step for (name, weight), step in zip(weights.items(), gradients, strict=True)}
+            return finest(functional_call(self.network, moved | buffers, (image,))), target
+
+    def _prepare_loss(self, batch: Batch, batch_index: int) -> None:
+        """Give the loss what it takes through hooks before a step."""
+        if "distance" in batch:
+            for taker in self.takers:
+                taker.take_distance_maps(batch["distance"].float())
+        for explorer in self.explorers:
+            explorer.explore(partial(self._trial, batch))
+            self._seed_step(batch_index)
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         self._seed_step(batch_index)
-        logits = self(batch["image"])
-        loss: Tensor = self.loss(logits, decode_mask(batch["mask"], self.target))
+        self._prepare_loss(batch, batch_index)
+        output = self(batch["image"])
+        loss: Tensor = self.loss(output, decode_mask(batch["mask"], self.target))
         with torch.no_grad():
+            logits = finest(output)
             predicted = foreground(encode_prediction(logits, self.target), self.target)
             valid = inside(batch["box"], (logits.shape[-2], logits.shape[-1]))
             self.epoch_counts += count_slices(predicted, foreground(batch["mask"], self.target), valid).sum(dim=0)

@@ -113,16 +113,25 @@ def _plan_store(cfg: DictConfig) -> StorePlan:
 def _names(cfg: DictConfig) -> dict[str, str]:
     """The chosen file of each noun, with the options that the command line changed: ``calf[scope=dataset]``."""
     names = {noun: str(cfg.names[noun]) for noun in ("dataset", "model", "loss")}
-    changed = dict(item.lstrip("+~").split("=", 1) for item in _task_overrides() if "=" in item)
+    changed = dict(_change(item) for item in _task_overrides())
     for noun in names:
         options = [
-            f"{key.removeprefix(noun + '.')}={value}"
-            for key, value in changed.items()
-            if key.startswith(f"{noun}.") and key not in RUN_ONLY
+            text.removeprefix(f"{noun}.") for key, text in changed.items() if key.startswith(f"{noun}.") and key not in RUN_ONLY
         ]
         if options:
             names[noun] += f"[{','.join(options)}]"
     return names
+
+
+def _change(override: str) -> tuple[str, str]:
+    """The key that an override changes, and the change in words.
+
+    >>> _change("+loss@loss.terms.focal=focal"), _change("~loss.terms.dice"), _change("loss.gamma=1")
+    (('loss.terms.focal', 'loss.terms.focal=focal'), ('loss.terms.dice', 'loss.terms.dice=none'), ('loss.gamma', 'loss.gamma=1'))
+    """
+    key, assigned, value = override.lstrip("+~").partition("=")
+    key = key.rpartition("@")[2]
+    return key, f"{key}={value}" if assigned and not override.startswith("~") else f"{key}=none"
 
 
 def _task_overrides() -> list[str]:

@@ -1,4 +1,4 @@
-"""train.py, but a run of CALF is killed (SIGKILL) in the middle of its third epoch."""
+"""train.py, but a run of CALF, or of SoftAdapt, is killed (SIGKILL) in the middle of its third epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def die(self: History, trainer: Any, *arguments: Any) -> None:
 
 
 if __name__ == "__main__":
-    if "loss=calf" in sys.argv:
+    if {"loss=calf", "loss=softadapt"} & set(sys.argv):
         History.on_train_batch_end = die  # type: ignore[method-assign]
     # not run as a script of its own: in a grid the launcher starts the jobs with the script that sys.argv names, this one
     train = ROOT / "train.py"

@@ -60,3 +60,17 @@ def test_help_loads_nothing_heavy():
     )
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
+
+
+def test_losses_prints_the_catalogue_or_a_part_of_it(calf):
+    everything = calf.invoke(app, ["losses"])
+    assert everything.exit_code == 0
+    for path in (Path(__file__).resolve().parents[1] / "conf" / "loss").glob("*.yaml"):
+        assert f"\n{path.stem}" in everything.output
+    some = calf.invoke(app, ["losses", "calf_region"])
+    assert "grid=4 area=pixels" in some.output
+    assert "breaks permutation of voxels: a voxel belongs to a cell of the grid" in some.output
+    assert "focal" not in some.output
+    wrong = calf.invoke(app, ["losses", "cafl"])
+    assert wrong.exit_code == 1
+    assert "no loss is called cafl; there are" in wrong.output

@@ -129,6 +129,14 @@ def test_what_cannot_change_a_number_does_not_change_the_folder(place, composed)
     assert len({folder(*overrides) for overrides in different}) == len(different)
 
 
+def test_a_term_more_or_less_is_part_of_the_name(place, composed):
+    cfg = composed(*tiny(place, "loss=softadapt", "+loss@loss.terms.focal=focal", "~loss.terms.dice"))
+    HydraConfig.instance().set_config(cfg)
+    planned = run.plan(cfg)
+    assert planned.names["loss"] == "softadapt[terms.focal=focal,terms.dice=none]"
+    assert set(planned.config["loss"]["terms"]) == {"bce", "focal"}
+
+
 @pytest.mark.parametrize("target", ["classes", "regions"])
 @pytest.mark.parametrize("loss", ["calf", "dice"])
 def test_several_classes_and_overlapping_regions_are_trained_and_scored(train, target, loss):
@@ -202,6 +210,16 @@ def test_a_killed_run_continues_and_ends_with_the_numbers_of_an_undisturbed_one(
     pd.testing.assert_frame_equal(learning(folders[0]), learning(folders[1]), check_exact=True)
     branches = [pd.read_csv(folder.path / "branches.csv") for folder in folders]
     pd.testing.assert_frame_equal(*branches, check_exact=True)
+
+
+def test_a_killed_run_goes_on_with_what_its_loss_has_learned(place):
+    overrides = ("loss=softadapt", "loss.beta=10", "trainer.max_epochs=4")
+    assert job("tests/killed.py", place, "name=adapting", *overrides).returncode == -signal.SIGKILL
+    for name in ("adapting", "adapted"):
+        assert job("train.py", place, f"name={name}", *overrides).returncode == 0
+    folders = [RunFolder(next((place / "runs" / name).rglob("result.json")).parent) for name in ("adapting", "adapted")]
+    assert scores(folders[0]) == scores(folders[1])
+    pd.testing.assert_frame_equal(*(learning(folder) for folder in folders), check_exact=True)
 
 
 def test_two_ranks_choose_the_branches_of_the_whole_batch_and_score_each_case_once(place):

@@ -11,11 +11,21 @@ through one of the optional hooks below, which the trainer looks for on every mo
 inside a sum is found too:
 
 * :class:`ObservesDataset`: told the training set's foreground areas before the first step.
+* :class:`FollowsEpochs`: told when an epoch begins.
+* :class:`TakesDistanceMaps`: given the distance maps of the batch, where the store has them, before it is called.
 * :class:`TakesBranches`: can be asked which of its branches the latest step took.
+* :class:`Explores`: wants to try steps of the network with other settings of its own.
+
+What a ratio of counts is for a class that is absent from the truth is one option everywhere, ``empty``:
+
+* ``skip``: each sample alone; an absent class is left out of the sample's mean, and a sample without any class counts 0.
+* ``smooth``: each sample alone; an absent class scores what the smoothing term makes of it.
+* ``batch``: the samples of the batch are one; a class absent from all of them scores as with ``smooth``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -28,6 +38,35 @@ class ObservesDataset(Protocol):
 
     def observe_dataset(self, areas: Tensor) -> None:
         """``areas``: ``(N,)``, or ``(N, C)`` for ``C`` foreground classes or regions; one row for each training sample."""
+
+
+@runtime_checkable
+class FollowsEpochs(Protocol):
+    """A loss that changes with the epochs of the training."""
+
+    def start_epoch(self, epoch: int, num_epochs: int) -> None:
+        """Before the first step of each epoch, also of one that a resumed run begins with. ``epoch`` counts from 0."""
+
+
+@runtime_checkable
+class TakesDistanceMaps(Protocol):
+    """A loss that needs distances to the truth's border, and computes them where it is given none."""
+
+    def take_distance_maps(self, maps: Tensor) -> None:
+        """``maps``: ``(B, K, *S)`` of the truth that the next call gets, for its ``K`` foreground channels.
+
+        A voxel's distance to the nearest one of the other kind, in voxels: positive outside, negative inside, and 0
+        everywhere where the channel is empty or full, since there is no border. Valid for the next call only.
+        """
+
+
+@runtime_checkable
+class Explores(Protocol):
+    """A loss that chooses settings of its own by trial steps of the network."""
+
+    def explore(self, trial: Callable[[], tuple[Tensor, Tensor]]) -> None:
+        """Before a training step. ``trial()`` takes one gradient step on the coming batch with the loss as it then is, on a copy
+        of the weights, and returns the logits and the target of that batch after it, without gradient."""
 
 
 @runtime_checkable
@@ -75,6 +114,11 @@ def check(logits: Tensor, target: Tensor) -> None:
 
     Values are looked at only where that is all but free: integers on the CPU.
     """
+    if isinstance(logits, (list, tuple)):
+        raise ValueError(
+            f"expected one tensor of logits, got {len(logits)}: a network with deep supervision needs loss=deep_supervision, "
+            "which wraps another loss"
+        )
     if logits.ndim not in (4, 5) or not logits.is_floating_point() or logits.numel() == 0:
         raise ValueError(
             f"expected floating-point logits (B, C, H, W) or (B, C, D, H, W) without an empty axis, "
@@ -129,10 +173,30 @@ def check_option(name: str, value: str, options: tuple[str, ...]) -> None:
         raise ValueError(f"expected {name} to be one of {', '.join(options)}, got {value!r}")
 
 
+EMPTY = ("skip", "smooth", "batch")
+
+
+def voxel_sums(x: Tensor, empty: str) -> Tensor:
+    """Sums of ``(B, C, *S)`` over voxels: ``(B, C)``, or ``(1, C)`` over the whole batch with ``empty=batch``."""
+    axes = tuple(range(2, x.ndim))
+    return x.sum((0, *axes)).unsqueeze(0) if empty == "batch" else x.sum(axes)
+
+
+def mean_over_classes(losses: Tensor, volumes: Tensor, empty: str) -> Tensor:
+    """Mean over classes, then over samples, of ``(B, C)`` losses.
+
+    With ``empty=skip`` only over the classes whose volume in the truth, ``(B, C)``, is not 0; a sample without any counts 0.
+    """
+    if empty != "skip":
+        return losses.mean()
+    present = volumes > 0
+    return (torch.where(present, losses, 0).sum(1) / present.sum(1).clamp(min=1)).mean()
+
+
 def probs_and_onehot(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities and truth of every channel, both ``(B, C, *S)`` in the logits' dtype; background included."""
     if is_exclusive(logits, target):
-        return logits.softmax(1), _onehot(target, range(logits.shape[1]), logits.dtype)
+        return logits.softmax(1), onehot(target, range(logits.shape[1]), logits.dtype)
     return logits.sigmoid(), target.to(logits.dtype)
 
 
@@ -147,7 +211,7 @@ def one_versus_rest(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     foreground = range(1, logits.shape[1])
     channels = logits.unbind(1)
     rest = [torch.stack(channels[:c] + channels[c + 1 :], 1).logsumexp(1) for c in foreground]
-    return logits[:, 1:] - torch.stack(rest, 1), _onehot(target, foreground, logits.dtype)
+    return logits[:, 1:] - torch.stack(rest, 1), onehot(target, foreground, logits.dtype)
 
 
 def margins(logits: Tensor, target: Tensor) -> Tensor:
@@ -162,9 +226,8 @@ def margins(logits: Tensor, target: Tensor) -> Tensor:
     return logits.scatter(1, index, -torch.inf).logsumexp(1) - logits.gather(1, index).squeeze(1)
 
 
-def _onehot(target: Tensor, classes: range, dtype: torch.dtype) -> Tensor:
-    # filled class by class: comparing with an index tensor makes a large integer and a bool intermediate
-    onehot = torch.empty(target.shape[0], len(classes), *target.shape[1:], dtype=dtype, device=target.device)
-    for channel, index in enumerate(classes):
-        onehot[:, channel] = target == index
-    return onehot
+def onehot(target: Tensor, classes: range, dtype: torch.dtype) -> Tensor:
+    """Where ``(B, *S)`` class indices are each of some classes: ``(B, len(classes), *S)``, 0 or 1."""
+    # compared in the dtype of the result: several times faster than by way of integers and booleans
+    numbers = torch.arange(classes.start, classes.stop, dtype=dtype, device=target.device).view(-1, *[1] * (target.ndim - 1))
+    return target.to(dtype).unsqueeze(1).repeat(1, len(classes), *[1] * (target.ndim - 1)).eq_(numbers)

@@ -1,33 +1,254 @@
 from __future__ import annotations
 
+from unittest import mock
+
+import kornia.losses
 import monai.losses
 import pytest
 import segmentation_models_pytorch.losses as smp
 import torch
 import torch.nn.functional as F
 
-from calf.losses.pixelwise import BCELoss, FocalLoss
+from calf.losses.calf import BRANCHES, CALFLoss
+from calf.losses.pixelwise import BCELoss, CrossEntropyLoss, FocalLoss, TopKLoss, WeightedBCELoss
+from tests.losses.published import AREAS, CLAMP
+from tests.losses.zoo import FORMS, SPATIAL, certain, regions, value_and_gradient
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = 3 * torch.randn(3, 4, 7, 6, generator=GENERATOR)
 INDICES = torch.randint(0, 3, (3, 7, 6), generator=GENERATOR)  # class 3 is absent
+INDICES[1] = 0
 CHANNELS = (torch.rand(3, 4, 7, 6, generator=GENERATOR) > 0.8).float()
 CHANNELS[0] = 0
+CHANNELS[1, 2] = 1
+
+every_form = pytest.mark.parametrize("form", FORMS)
+every_shape = pytest.mark.parametrize("spatial", SPATIAL.values(), ids=SPATIAL)
 
 
-def test_cross_entropy_is_torchs():
-    assert torch.equal(BCELoss()(LOGITS, CHANNELS), F.binary_cross_entropy_with_logits(LOGITS, CHANNELS))
-    assert torch.equal(BCELoss()(LOGITS, INDICES), F.cross_entropy(LOGITS, INDICES))
+def case(form, spatial=SPATIAL["2d"]):
+    """float64 logits and a target whose first sample is empty."""
+    target = regions(form, spatial)
+    shape = certain(form, target).shape
+    return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64), target
+
+
+def true_probability(logits, target):
+    """Of the true class: ``(B, K, *S)``, ``K = 1`` for exclusive classes."""
+    if target.ndim < logits.ndim:
+        return logits.softmax(1).gather(1, target.long().unsqueeze(1))
+    return torch.where(target > 0, logits.sigmoid(), 1 - logits.sigmoid())
+
+
+def foreground(logits, target):
+    """Probability and truth of each foreground channel."""
+    if target.ndim < logits.ndim:
+        classes = range(1, logits.shape[1])
+        return logits.softmax(1)[:, 1:], torch.stack([target == c for c in classes], 1).to(logits.dtype)
+    return logits.sigmoid(), target.to(logits.dtype)
+
+
+# ---- bce
+
+
+@every_shape
+@every_form
+def test_binary_cross_entropy_is_its_formula(form, spatial):
+    logits, target = case(form, spatial)
+    p, y = foreground(logits, target)
+    torch.testing.assert_close(BCELoss()(logits, target), -(y * p.log() + (1 - y) * (1 - p).log()).mean())
+
+
+@every_shape
+@every_form
+def test_binary_cross_entropy_is_the_natural_log_branch_of_calf(form, spatial):
+    logits, target = case(form, spatial)
+    branch = CALFLoss("dataset", "pixels", "global", CLAMP)
+    branch.observe_dataset(torch.tensor(AREAS["ln"]).float())
+    torch.testing.assert_close(value_and_gradient(BCELoss(), logits, target), value_and_gradient(branch, logits, target))
+    assert {BRANCHES[index] for index in branch.last_branch} == {"ln"}
+
+
+def test_binary_cross_entropy_is_softmax_cross_entropy_for_two_classes_only():
+    two = INDICES.clamp(max=1)
+    torch.testing.assert_close(BCELoss()(LOGITS[:, :2], two), F.cross_entropy(LOGITS[:, :2], two))
+    assert BCELoss()(LOGITS, INDICES) < 0.9 * F.cross_entropy(LOGITS, INDICES)
+
+
+# ---- ce
+
+
+@pytest.mark.parametrize("weights", [None, [0.2, 1.0, 3.0, 7.0]], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_torchs(weights, smoothing):
+    tensor = None if weights is None else torch.tensor(weights)
+    expected = F.cross_entropy(LOGITS, INDICES, tensor, label_smoothing=smoothing)
+    assert torch.equal(CrossEntropyLoss(weights, smoothing)(LOGITS, INDICES), expected)
+    assert expected.isfinite()
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 1.0], [0.5, 4.0]], ids=str)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_of_a_sigmoid_channel_is_that_of_two_classes(weights, smoothing):
+    tensor = None if weights is None else torch.tensor(weights)
+    two = [torch.stack([torch.zeros_like(channel), channel], 1) for channel in LOGITS.unbind(1)]
+    each = [F.cross_entropy(z, y.long(), tensor, label_smoothing=smoothing) for z, y in zip(two, CHANNELS.unbind(1), strict=True)]
+    torch.testing.assert_close(CrossEntropyLoss(weights, smoothing)(LOGITS, CHANNELS), torch.stack(each).mean())
+
+
+def test_cross_entropy_without_weights_is_binary_cross_entropy_on_channels():
+    assert torch.equal(CrossEntropyLoss(None, 0.0)(LOGITS, CHANNELS), BCELoss()(LOGITS, CHANNELS))
+
+
+def test_only_ratios_of_class_weights_count():
+    for target, weights in ((CHANNELS, [0.5, 2.0]), (INDICES, [0.5, 2.0, 3.0, 1.0])):
+        tenfold = CrossEntropyLoss([10 * weight for weight in weights], 0.0)
+        torch.testing.assert_close(CrossEntropyLoss(weights, 0.0)(LOGITS, target), tenfold(LOGITS, target))
+
+
+def test_class_weights_are_no_state_and_move_with_the_loss():
+    loss = CrossEntropyLoss([1, 2], 0.0)
+    assert loss.state_dict() == {}
+    assert loss.to("meta").class_weights.device.type == "meta"
+
+
+def test_class_weights_for_another_number_of_classes_are_refused():
+    loss = CrossEntropyLoss([1.0, 2.0, 3.0], 0.0)
+    with pytest.raises(ValueError, match="each of 4 classes, got 3"):
+        loss(LOGITS, INDICES)
+    with pytest.raises(ValueError, match="background and foreground of sigmoid channels, got 3"):
+        loss(LOGITS, CHANNELS)
+
+
+# ---- weighted_bce
+
+
+def balanced(logits, target, max_weight, per_sample):
+    """Voxel by voxel, with the weight of each channel looked up in a loop."""
+    p, y = foreground(logits, target)
+    weight = torch.ones_like(y)
+    for sample in range(len(y)):
+        for channel in range(y.shape[1]):
+            counted = y[sample, channel] if per_sample else y[:, channel]
+            present, absent = int((counted == 1).sum()), int((counted == 0).sum())
+            if present and absent:
+                weight[sample, channel] = min(absent / present, max_weight)
+    return -(weight * y * p.log() + (1 - y) * (1 - p).log()).mean()
+
+
+@pytest.mark.parametrize("max_weight", [None, 2.0])
+@pytest.mark.parametrize("per_sample", [True, False])
+@every_shape
+@every_form
+def test_balanced_cross_entropy_is_its_formula(form, spatial, per_sample, max_weight):
+    logits, target = case(form, spatial)
+    ours = value_and_gradient(WeightedBCELoss("balanced", max_weight, per_sample), logits, target)
+    expected = value_and_gradient(lambda z, y: balanced(z, y, max_weight or float("inf"), per_sample), logits, target)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_balanced_is_the_ratio_of_xie_and_tu():
+    y = CHANNELS[2:, :1].double()
+    p = LOGITS[2:, :1].double().sigmoid()
+    beta = 1 - y.mean()
+    theirs = -(beta * y * p.log() + (1 - beta) * (1 - y) * (1 - p).log()).mean()
+    torch.testing.assert_close(WeightedBCELoss("balanced", None, True)(LOGITS[2:, :1].double(), y) * (1 - beta), theirs)
+
+
+def test_an_empty_and_a_full_sample_are_not_weighted():
+    loss = WeightedBCELoss("balanced", 1000.0, True)
+    for y in (torch.zeros_like(CHANNELS), torch.ones_like(CHANNELS)):
+        torch.testing.assert_close(loss(LOGITS, y), BCELoss()(LOGITS, y))
+
+
+@pytest.mark.parametrize("weight", [0.3, 1, 20.0])
+def test_a_given_weight_is_torchs_pos_weight(weight):
+    pos_weight = torch.tensor(float(weight))
+    loss = WeightedBCELoss(weight, None, per_sample=True)
+    torch.testing.assert_close(
+        value_and_gradient(loss, LOGITS, CHANNELS),
+        value_and_gradient(torch.nn.BCEWithLogitsLoss(pos_weight=pos_weight), LOGITS, CHANNELS),
+    )
+    torch.testing.assert_close(loss(LOGITS, CHANNELS), smp.SoftBCEWithLogitsLoss(pos_weight=pos_weight)(LOGITS, CHANNELS))
+    if weight == 1:
+        torch.testing.assert_close(loss(LOGITS, INDICES), BCELoss()(LOGITS, INDICES))
+
+
+# ---- topk
+
+
+def worst(logits, target, k, per_sample):
+    """nnU-Net's rule, for each channel."""
+    losses = -true_probability(logits, target).log().flatten(2)
+    groups = losses.flatten(0, 1) if per_sample else losses.transpose(0, 1).flatten(1)
+    count = max(1, int(groups.shape[1] * k / 100))
+    return torch.stack([group.sort(descending=True).values[:count].mean() for group in groups]).mean()
+
+
+@pytest.mark.parametrize("per_sample", [True, False])
+@pytest.mark.parametrize("k", [0.01, 10, 37.5, 100])
+@every_shape
+@every_form
+def test_the_worst_voxels_are_those_that_a_sort_finds(form, spatial, k, per_sample):
+    logits, target = case(form, spatial)
+    expected = value_and_gradient(lambda z, y: worst(z, y, k, per_sample), logits, target)
+    torch.testing.assert_close(value_and_gradient(TopKLoss(k, per_sample), logits, target), expected)
+    # the path of accelerators
+    with mock.patch("torch.compiler.is_compiling", return_value=True):
+        torch.testing.assert_close(value_and_gradient(TopKLoss(k, per_sample), logits, target), expected)
+
+
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_the_worst_hundred_per_cent_are_cross_entropy(per_sample):
+    for target in (CHANNELS, INDICES):
+        ours = value_and_gradient(TopKLoss(100, per_sample), LOGITS, target)
+        torch.testing.assert_close(ours, value_and_gradient(CrossEntropyLoss(None, 0.0), LOGITS, target))
+
+
+def test_equally_bad_voxels_share_the_places_left():
+    # one voxel is worse than three, of which two have a place; the fifth is better
+    logits, target = torch.tensor([-2.0, -1.0, -1.0, -1.0, 1.0]).view(1, 1, 1, 5), torch.ones(1, 1, 1, 5)
+    value, gradient = value_and_gradient(TopKLoss(60, False), logits, target)
+    slope = -torch.sigmoid(-logits[0, 0, 0]) / 3
+    torch.testing.assert_close(value, F.softplus(torch.tensor([2.0, 1.0, 1.0])).mean())
+    torch.testing.assert_close(gradient[0, 0, 0], slope * torch.tensor([1, 2 / 3, 2 / 3, 2 / 3, 0]))
+
+
+# ---- focal
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("alpha", [None, 0.0, 0.25, 1.0])
+@every_shape
+@every_form
+def test_focal_is_its_formula(form, spatial, gamma, alpha):
+    def published(logits, target):
+        p = true_probability(logits, target)
+        y = (target.unsqueeze(1) if form == "exclusive" else target) > 0
+        weight = 1.0 if alpha is None else torch.where(y, alpha, 1 - alpha)
+        return -(weight * (1 - p) ** gamma * p.log()).mean()
+
+    logits, target = case(form, spatial)
+    ours = value_and_gradient(FocalLoss(gamma, alpha), logits, target)
+    torch.testing.assert_close(ours, value_and_gradient(published, logits, target))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize("alpha", [None, 0.25, 0.9])
-def test_focal_agrees_with_monai(gamma, alpha):
-    loss = FocalLoss(gamma, alpha)
-    torch.testing.assert_close(loss(LOGITS, CHANNELS), monai.losses.FocalLoss(gamma=gamma, alpha=alpha)(LOGITS, CHANNELS))
-    softmax = monai.losses.FocalLoss(gamma=gamma, alpha=alpha, use_softmax=True, to_onehot_y=True)
-    # monai divides by the number of classes
-    torch.testing.assert_close(loss(LOGITS, INDICES), 4 * softmax(LOGITS, INDICES[:, None]))
+@pytest.mark.parametrize("samples", [slice(0, 1), slice(None)], ids=["batch of one", "batch"])
+def test_focal_agrees_with_monai_and_kornia(gamma, alpha, samples):
+    loss, logits, channels, indices = FocalLoss(gamma, alpha), LOGITS[samples], CHANNELS[samples], INDICES[samples]
+    for peer in (
+        monai.losses.FocalLoss(gamma=gamma, alpha=alpha)(logits, channels),
+        kornia.losses.binary_focal_loss_with_logits(logits, channels, alpha, gamma, "mean"),
+    ):
+        torch.testing.assert_close(loss(logits, channels), peer)
+    for peer in (
+        monai.losses.FocalLoss(gamma=gamma, alpha=alpha, use_softmax=True, to_onehot_y=True)(logits, indices[:, None]),
+        kornia.losses.focal_loss(logits, indices, alpha, gamma, "mean"),
+    ):
+        # both divide by the number of classes
+        torch.testing.assert_close(loss(logits, indices), 4 * peer)
 
 
 @pytest.mark.parametrize("alpha", [None, 0.25])
@@ -35,15 +256,73 @@ def test_focal_agrees_with_monai(gamma, alpha):
 def test_focal_agrees_with_segmentation_models_pytorch(alpha, channels, mode):
     peer = smp.FocalLoss(mode, alpha=alpha, gamma=2.0)
     logits, target = LOGITS[:, :channels], CHANNELS[:, :channels]
-    torch.testing.assert_close(FocalLoss(2.0, alpha)(logits, target), peer(logits, target))
+    torch.testing.assert_close(
+        value_and_gradient(FocalLoss(2.0, alpha), logits, target), value_and_gradient(peer, logits, target)
+    )
 
 
 def test_focal_without_focus_is_cross_entropy():
     for target in (CHANNELS, INDICES):
-        torch.testing.assert_close(FocalLoss(0.0, None)(LOGITS, target), BCELoss()(LOGITS, target))
+        torch.testing.assert_close(FocalLoss(0.0, None)(LOGITS, target), CrossEntropyLoss(None, 0.0)(LOGITS, target))
 
 
-@pytest.mark.parametrize(("gamma", "alpha", "message"), [(-1.0, None, "gamma.*-1"), (2.0, 1.5, "alpha.*1.5")])
-def test_an_impossible_argument_is_named(gamma, alpha, message):
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 2.0])
+def test_focal_is_exact_where_probabilities_round(gamma):
+    right = torch.tensor([-1e4, -200.0, -40.0, 40.0, 200.0]).view(1, 1, 1, 5)
+    for target, logits in ((torch.ones_like(right), right), (torch.zeros_like(right), -right)):
+        value, gradient = value_and_gradient(FocalLoss(gamma, None), logits, target)
+        assert value == pytest.approx((1e4 + 200 + 40) / 5, rel=1e-6)
+        # exp(-40) to the power of 1 + gamma, times what is left of the derivative, is all that the fourth voxel has
+        small = torch.exp(torch.tensor(-40.0 * (1 + gamma))) * (1 + gamma) / 5
+        expected = (1 - 2 * target.flatten()) * torch.tensor([1 / 5, 1 / 5, 1 / 5, small, 0])
+        torch.testing.assert_close(gradient.flatten(), expected, rtol=1e-5, atol=1e-37)
+        two_classes = torch.cat([torch.zeros_like(logits), logits], 1)
+        torch.testing.assert_close(FocalLoss(gamma, None)(two_classes, target[:, 0].long()), value)
+
+
+# ---- all of them
+
+
+OPTIONS = {
+    "ce, weighted and smoothed": lambda classes: CrossEntropyLoss([1.0, 5.0, 2.0][:classes], 0.1),
+    "weighted_bce, no bound": lambda classes: WeightedBCELoss("balanced", None, True),
+    "weighted_bce, batch": lambda classes: WeightedBCELoss("balanced", 10.0, False),
+    "weighted_bce, number": lambda classes: WeightedBCELoss(50, None, False),
+    "topk, per sample": lambda classes: TopKLoss(5, True),
+    "focal, small gamma": lambda classes: FocalLoss(0.1, 0.75),
+}
+
+
+@every_form
+@pytest.mark.parametrize("build", OPTIONS.values(), ids=OPTIONS)
+def test_extremes_are_finite_and_derivatives_true_with_other_options_too(build, form):
+    loss = build(3 if form == "exclusive" else 2)
+    logits, target = case(form)
+    one_voxel = torch.zeros_like(target)
+    one_voxel.flatten()[3] = 1
+    for y in (target, torch.zeros_like(target), torch.ones_like(target), one_voxel):
+        for z in (torch.zeros_like(logits), certain(form, y, 1e4), -certain(form, y, 1e4)):
+            value, gradient = value_and_gradient(loss, z.float(), y)
+            assert value.isfinite()
+            assert gradient.isfinite().all()
+        assert torch.autograd.gradcheck(lambda z, y=y: loss(z, y), (logits.clone().requires_grad_(),), fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: CrossEntropyLoss([1.0, 0.0], 0.0), r"class_weights to be positive.*\[1.0, 0.0\]"),
+        (lambda: CrossEntropyLoss([1.0], 0.0), r"class_weights.*\[1.0\]"),
+        (lambda: CrossEntropyLoss(None, 1.0), "label_smoothing.*1.0"),
+        (lambda: WeightedBCELoss("inverse", None, True), "weight to be a positive number or balanced, got 'inverse'"),
+        (lambda: WeightedBCELoss(0, None, True), "weight.*got 0"),
+        (lambda: WeightedBCELoss("balanced", 0.5, True), "max_weight.*0.5"),
+        (lambda: TopKLoss(0, True), "k to be a percentage.*0"),
+        (lambda: TopKLoss(101, True), "k to be a percentage.*101"),
+        (lambda: FocalLoss(-1.0, None), "gamma.*-1"),
+        (lambda: FocalLoss(2.0, 1.5), "alpha.*1.5"),
+    ],
+)
+def test_an_impossible_argument_is_named(build, message):
     with pytest.raises(ValueError, match=message):
-        FocalLoss(gamma, alpha)
+        build()

@@ -49,3 +49,49 @@ def test_each_level_doubles_the_channels_and_halves_the_image() -> None:
 def test_impossible_options_are_refused(option: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PlainUNet(1, 1, **option)
+
+
+@pytest.mark.parametrize("extra", [1, 2, 3])
+@pytest.mark.parametrize(("dims", "size"), [(2, (24, 40)), (3, (16, 8, 24))])
+def test_deep_supervision_gives_each_level_an_output_while_training(dims: int, size: tuple[int, ...], extra: int) -> None:
+    network = PlainUNet(1, 3, width=2, dims=dims, deep_supervision=extra)
+    images = torch.rand(2, 1, *size)
+    outputs = network(images)
+    assert [tuple(x.shape) for x in outputs] == [(2, 3, *(length >> k for length in size)) for k in range(extra + 1)]
+    sum(x.square().mean() for x in outputs).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+    assert network.eval()(images).shape == (2, 3, *size)
+
+
+def test_deep_supervision_changes_nothing_else() -> None:
+    networks = []
+    for extra in (0, 3):
+        torch.manual_seed(0)
+        networks.append(PlainUNet(1, 2, width=2, deep_supervision=extra))
+    plain, deep = networks
+    extra_weights = {f"extra_heads.{k}.{name}" for k in range(3) for name in ("weight", "bias")}
+    assert set(deep.state_dict()) - set(plain.state_dict()) == extra_weights
+    assert all(torch.equal(weight, deep.state_dict()[name]) for name, weight in plain.state_dict().items())
+    images = torch.rand(2, 1, 40, 24)
+    assert torch.equal(plain(images), deep(images)[0])
+    assert torch.equal(plain.eval()(images), deep.eval()(images))
+
+
+def test_the_coarse_outputs_come_from_the_decoder_and_are_cropped_as_the_fine_one() -> None:
+    network = PlainUNet(1, 1, width=2, deep_supervision=2)
+    seen: dict[int, torch.Tensor] = {}
+    for level, head in enumerate(network.extra_heads):
+        head.register_forward_hook(lambda _, inputs, output, level=level: seen.update({level: output}))
+    _, half, quarter = network(torch.rand(2, 1, 36, 20))  # padded to 48 x 32
+    assert [tuple(seen[level].shape[1:]) for level in (0, 1)] == [(1, 24, 16), (1, 12, 8)]
+    assert torch.equal(half, seen[0][..., :18, :10])
+    assert torch.equal(quarter, seen[1][..., :9, :5])
+
+
+def test_deep_supervision_refuses_images_whose_voxels_do_not_fit_together() -> None:
+    network = PlainUNet(1, 1, width=2, deep_supervision=3)
+    with pytest.raises(ValueError, match=r"model.deep_supervision=3 expected .* multiples of 8, got \(36, 24\)"):
+        network(torch.rand(2, 1, 36, 24))
+    assert network.eval()(torch.rand(2, 1, 36, 24)).shape == (2, 1, 36, 24)
+    with pytest.raises(ValueError, match=r"model.deep_supervision, .* to be 0 to 3, got 4"):
+        PlainUNet(1, 1, deep_supervision=4)
