@@ -1,11 +1,12 @@
-"""Losses, forward and backward at 32 x 1 x 256 x 256, against torch and the fastest of monai and segmentation_models_pytorch.
+"""Every loss, forward and backward at 32 x 1 x 256 x 256, against torch and the best of monai, kornia and smp.
 
-    python benchmarks/losses.py [--device cuda] [--threads 1] [--json PATH]
+    python benchmarks/losses.py [--device cuda] [--threads 1] [--only dice calf] [--json benchmarks/losses.json]
 
 Every timed call comes right after one of BCEWithLogits, and its time is divided by that one's, so that a busy machine slows
 both alike; the median of the rounds counts. With one thread the clock is the process's own. Peak memory is what a call has
 allocated at most beside its inputs; logits' gradients are part of it.
-The rows `calf: ...` are one loss on six batches whose foreground areas choose six branches.
+What has a peer must need no more time than the fastest and no more memory than the leanest of them. `calf losses` shows
+the times that benchmarks/losses.json holds. The rows `calf: ...` are one loss on six batches whose areas choose six branches.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import kornia.losses
 import monai.losses
 import scipy.stats
 import segmentation_models_pytorch.losses as smp
@@ -26,12 +29,18 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate  # noqa: TID251 - the losses as their YAMLs have them
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from calf.losses.contract import TakesDistanceMaps
+from calf.losses.distance import signed_distance
+
 SHAPE = (32, 1, 256, 256)
 MIB = 2**20
+SLOW_MS = 400
+REFERENCE = "torch BCEWithLogits"
 
 #: Foreground areas of four samples, in parts of the image, for which each branch of CALF is chosen.
 BRANCHES = {
@@ -108,30 +117,74 @@ def on_probabilities(p: Tensor, y: Tensor, skewness: float, kurtosis: float) -> 
     return -(y * f(p) + (1 - y) * f(1 - p)).mean()
 
 
-def rows(device: str) -> dict[str, Row]:
-    """What is timed, by name; the first row is BCEWithLogits."""
-    with initialize_config_dir(str(Path(__file__).resolve().parents[1] / "conf"), version_base="1.3"):
-        names = ("bce", "focal", "dice", "bce_dice", "calf", "calf_region")
-        ours = {name: instantiate(compose(f"loss/{name}").loss).to(device) for name in names}
-    target = discs((0.0, 0.0, 0.002, 0.004, 0.01, 0.02, 0.04, 0.16), device)
-    peers = {
+def peers(device: str) -> dict[str, dict[str, Callable[[Tensor, Tensor], Tensor]]]:
+    """Other people's implementations of our losses, by our name; with their own defaults for what ours does not have."""
+    dice = {"sigmoid": True, "batch": True}
+    tversky = {"alpha": 0.3, "beta": 0.7}
+    f_beta = {"alpha": 1 / 3.25, "beta": 2.25 / 3.25}
+    mcc = smp.MCCLoss()
+    lovasz = smp.LovaszLoss("binary", from_logits=True)
+    erosion = kornia.losses.HausdorffERLoss(alpha=2.0, k=10)
+    unified = monai.losses.AsymmetricUnifiedFocalLoss(to_onehot_y=False)
+    found: dict[str, dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
+        "weighted_bce": {"torch": torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(2.0, device=device))},
         "focal": {"monai": monai.losses.FocalLoss(gamma=2, alpha=0.25), "smp": smp.FocalLoss("binary", gamma=2, alpha=0.25)},
-        "dice": {"monai": monai.losses.DiceLoss(sigmoid=True, batch=True), "smp": smp.DiceLoss("binary")},
-        "bce_dice": {"monai": monai.losses.DiceCELoss(sigmoid=True, batch=True)},
+        "dice": {"monai": monai.losses.DiceLoss(**dice), "smp": smp.DiceLoss("binary")},
+        "squared_dice": {"monai": monai.losses.DiceLoss(squared_pred=True, **dice)},
+        "iou": {"monai": monai.losses.DiceLoss(jaccard=True, **dice), "smp": smp.JaccardLoss("binary")},
+        "tversky": {"monai": monai.losses.TverskyLoss(**dice, **tversky), "smp": smp.TverskyLoss("binary", **tversky)},
+        "asymmetric_similarity": {"monai": monai.losses.TverskyLoss(**dice, **f_beta)},
+        "focal_tversky": {"smp": smp.TverskyLoss("binary", gamma=0.75, **tversky)},
+        "generalized_dice": {"monai": monai.losses.GeneralizedDiceLoss(**dice)},
+        "mcc": {"monai": monai.losses.MCCLoss(**dice), "smp": lambda z, y: mcc(z.sigmoid(), y)},
+        "lovasz": {"smp": lambda z, y: lovasz(z, y[:, 0])},
+        "boundary": {"monai": monai.losses.BoundaryLoss(sigmoid=True)},
+        "hausdorff_dt": {"monai": monai.losses.HausdorffDTLoss(sigmoid=True)},
+        "hausdorff_er": {"kornia": lambda z, y: erosion(z.sigmoid(), y.long())},
+        "cldice": {"monai": monai.losses.SoftDiceclDiceLoss(sigmoid=True, iter_=10)},
+        "dice_ce": {"monai": monai.losses.DiceCELoss(**dice)},
+        "bce_dice": {"monai": monai.losses.DiceCELoss(**dice)},
+        "dice_focal": {"monai": monai.losses.DiceFocalLoss(**dice)},
+        "hecktor": {"monai": monai.losses.DiceFocalLoss(sigmoid=True, squared_pred=True)},
+        "unified_focal": {"monai": lambda z, y: unified(torch.cat([-z, z], 1).sigmoid(), torch.cat([1 - y, y], 1))},
         "calf_region": {"loop": region_loop},
     }
-    found = {"torch BCEWithLogits": Row(binary_cross_entropy_with_logits, target, logits_for(target, 2.0))}
+    return found
+
+
+def rows(device: str, only: list[str]) -> dict[str, Row]:
+    """What is timed, by name; the first row is BCEWithLogits."""
+    conf = Path(__file__).resolve().parents[1] / "conf"
+    names = [path.stem for path in sorted((conf / "loss").glob("*.yaml")) if not only or path.stem in only]
+    if unknown := set(only) - set(names):
+        raise SystemExit(f"no loss is called {', '.join(sorted(unknown))}; conf/loss has the names")
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        ours = {name: instantiate(compose(f"loss/{name}").loss).to(device) for name in names}
+    target = discs((0.0, 0.0, 0.002, 0.004, 0.01, 0.02, 0.04, 0.16), device)
+    others = peers(device)
+    found = {REFERENCE: Row(binary_cross_entropy_with_logits, target, logits_for(target, 2.0))}
     for name, loss in ours.items():
+        found[name] = Row(loss, target, logits_for(target, 2.0), name if name in others else None)
+        for peer, theirs in others.get(name, {}).items():
+            found[f"{name}, {peer}"] = Row(theirs, target, logits_for(target, 2.0))
         if name == "calf":
             for branch, areas in BRANCHES.items():
                 y = discs(areas, device)
                 found[f"calf: {branch}"] = Row(loss, y, logits_for(y, 2.0))
             found["calf: log10, clamped"] = Row(loss, target, logits_for(target, 8.0))
-            continue
-        found[name] = Row(loss, target, logits_for(target, 2.0), name if name in peers else None)
-        for peer, theirs in peers.get(name, {}).items():
-            found[f"{name}, {peer}"] = Row(theirs, target, logits_for(target, 2.0))
+        if name == "boundary":
+            maps = signed_distance(target.bool())
+            found["boundary: given maps"] = Row(partial(with_maps, loss, maps), target, logits_for(target, 2.0))
     return found
+
+
+def with_maps(loss: torch.nn.Module, maps: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+    """A loss that is given its distance maps, as from the store."""
+    for part in loss.modules():
+        if isinstance(part, TakesDistanceMaps):
+            part.take_distance_maps(maps)
+    value: Tensor = loss(logits, target)
+    return value
 
 
 def measure(timed: dict[str, Row], device: str, rounds: int) -> dict[str, tuple[float, float]]:
@@ -139,10 +192,13 @@ def measure(timed: dict[str, Row], device: str, rounds: int) -> dict[str, tuple[
     # as in a training process, the allocator has seen larger tensors; else it hands memory back after each call, and
     # it is the page faults that are timed
     torch.zeros(31 * MIB // 4)
-    first = next(iter(timed.values()))
+    first = timed[REFERENCE]
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in timed}
-    for _ in range(rounds):
+    for done in track(range(rounds), description="rounds", transient=True):
         for name, row in timed.items():
+            # what takes seconds is timed three times
+            if done >= 3 and statistics.median(own for own, _ in taken[name]) > SLOW_MS:
+                continue
             reference, own = milliseconds(first, device), milliseconds(row, device)
             taken[name].append((own, own / reference))
     medians = {name: tuple(statistics.median(column) for column in zip(*pairs, strict=True)) for name, pairs in taken.items()}
@@ -190,23 +246,29 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", nargs="*", default=[], help="names of losses; default: all of conf/loss")
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    timed = rows(options.device)
+    timed = rows(options.device, options.only)
     measured = measure(timed, options.device, options.rounds)
     table = Table(title=f"forward + backward, {' x '.join(map(str, SHAPE))}, {options.device}, {options.threads} threads")
-    for column in ("loss", "ms", "times BCE", "times fastest peer", "peak MiB"):
+    for column in ("loss", "ms", "times BCE", "times fastest peer", "peak MiB", "times leanest peer"):
         table.add_column(column, justify="left" if column == "loss" else "right", no_wrap=True)
+    memory = {name: peak_memory(row, options.device) for name, row in timed.items()}
     results = {}
     for name, row in timed.items():
         ms, ratio = measured[name]
-        peers = [measured[other][1] for other in measured if row.peer and other.startswith(f"{row.peer}, ")]
-        of_peer = ratio / min(peers) if peers else None
-        memory = peak_memory(row, options.device)
-        results[name] = {"ms": ms, "times_bce": ratio, "times_peer": of_peer, "peak_mib": memory}
-        table.add_row(name, f"{ms:.2f}", f"{ratio:.2f}", f"{of_peer:.2f}" if of_peer else "", f"{memory:.1f}")
-    Console().print(table)
+        rivals = [other for other in measured if row.peer and other.startswith(f"{row.peer}, ")]
+        of_fastest = ratio / min(measured[other][1] for other in rivals) if rivals else None
+        of_leanest = memory[name] / min(memory[other] for other in rivals) if rivals else None
+        results[name] = {"ms": ms, "times_bce": ratio, "times_peer": of_fastest}
+        results[name] |= {"peak_mib": memory[name], "times_peer_memory": of_leanest}
+        written = [f"{ms:.2f}", f"{ratio:.2f}", of_fastest and f"{of_fastest:.2f}", f"{memory[name]:.1f}"]
+        table.add_row(name, *(text or "" for text in written), f"{of_leanest:.2f}" if of_leanest else "")
+    console = Console()
+    console.width = max(console.width, 110)
+    console.print(table)
     if options.json:
         context = {"shape": SHAPE, "device": options.device, "threads": options.threads, "torch": torch.__version__}
         options.json.parent.mkdir(parents=True, exist_ok=True)
