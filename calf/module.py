@@ -101,6 +101,8 @@ class Segmenter(pl.LightningModule):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.target, self.protocol, self.seed = target, protocol, seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.takers = [part for part in loss.modules() if isinstance(part, TakesDistanceMaps)]
+        self.explorers = [part for part in loss.modules() if isinstance(part, Explores)]
         self.slice_counts = SliceCounts()
         self.test_rows: pd.DataFrame | None = None
 
@@ -122,9 +124,6 @@ class Segmenter(pl.LightningModule):
         for part in self.loss.modules():
             if isinstance(part, ObservesDataset):
                 part.observe_dataset(areas)
-
-        self.takers = [part for part in self.loss.modules() if isinstance(part, TakesDistanceMaps)]
-        self.explorers = [part for part in self.loss.modules() if isinstance(part, Explores)]
 
     def on_train_epoch_start(self) -> None:
         for part in self.loss.modules():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from calf.data.cases import Target
 from calf.module import Segmenter, decode_mask, encode_prediction, foreground, inside
+from tests.losses.zoo import accelerator, build
 
 BINARY = Target(("whole",), ((1, 2),))
 CLASSES = Target(("rim", "core"), ((1,), (2,)), exclusive=True)
@@ -49,3 +51,22 @@ def test_images_are_scaled_to_the_unit_interval():
     module = Segmenter(nn.Identity(), nn.MSELoss(), partial(torch.optim.SGD, lr=1), None, BINARY, None)  # type: ignore[arg-type]
     image = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 1, 1, 3)
     assert module(image).flatten().tolist() == pytest.approx([0, 0.2, 1])
+
+
+@pytest.mark.parametrize("name", ["calf", "calf_region", "bce_dice", "boundary", "softadapt"])
+@pytest.mark.parametrize("target", [BINARY, CLASSES, REGIONS])
+def test_a_training_step_waits_for_no_accelerator(name, target):
+    network = nn.Conv2d(2, target.num_channels, 1, device="meta")
+    module = Segmenter(network, build(name).to("meta"), partial(torch.optim.SGD, lr=1), None, target, None).to("meta")  # type: ignore[arg-type]
+    batch = {
+        "image": torch.zeros(4, 2, 32, 32, dtype=torch.uint8, device="meta"),
+        "mask": torch.zeros(4, 32, 32, dtype=torch.uint8, device="meta"),
+        "box": torch.zeros(4, 4, dtype=torch.int32, device="meta"),
+        "distance": torch.zeros(4, len(target.names), 32, 32, dtype=torch.float16, device="meta"),
+    }
+    with mock.patch.object(Segmenter, "trainer", create=True):
+        module.on_train_epoch_start()
+    with accelerator() as reads:
+        module.training_step(batch, 0).backward()
+    assert reads.found == []
+    assert network.weight.grad is not None

@@ -305,18 +305,26 @@ class _ClassErrorSums(torch.autograd.Function):
 def _errors_of_classes(logits: Tensor, target: Tensor, probs: Tensor, power: int) -> tuple[Tensor, Tensor, Tensor]:
     """What :func:`error_sums` gives; writes the probabilities."""
     onehot = _onehot(target, torch.softmax(logits, 1, out=probs))
-    others = probs * (1 - onehot)
+    false = torch.addcmul(probs, probs, onehot, value=-1)
     # what a class misses of a voxel is what the others have of it; 1 - p would round
-    missed = onehot * others.sum(1, keepdim=True) ** power
-    return voxel_sums(others.pow_(power), "smooth"), voxel_sums(missed, "smooth"), voxel_sums(onehot, "smooth")
+    missed = false.sum(1, keepdim=True)
+    if power == 2:
+        false.mul_(false)
+        missed.mul_(missed)
+    return voxel_sums(false, "smooth"), voxel_sums(onehot * missed, "smooth"), voxel_sums(onehot, "smooth")
 
 
 def _right_of_classes(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """What :func:`right_sums` gives."""
     probs = logits.softmax(1)
     onehot = _onehot(target, probs)
-    found = probs * onehot
-    return voxel_sums(found, "smooth"), voxel_sums((1 - probs).mul_(1 - onehot), "smooth")
+    rejected = 1 - probs
+    rejected.addcmul_(rejected, onehot, value=-1)
+    return voxel_sums(probs.mul_(onehot), "smooth"), voxel_sums(rejected, "smooth")
 
 
 def _onehot(target: Tensor, like: Tensor) -> Tensor:
-    return torch.zeros_like(like).scatter_(1, target.long().unsqueeze(1), 1)
+    # compared in place and as floating point, which is faster than a detour by integers and booleans
+    classes = torch.arange(like.shape[1], dtype=like.dtype, device=like.device)
+    voxels = [1] * (like.ndim - 2)
+    return target.to(like.dtype).unsqueeze(1).repeat(1, len(classes), *voxels).eq_(classes.view(-1, *voxels))

@@ -81,9 +81,9 @@ class _LovaszExtension(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, errors: Tensor, truth: Tensor) -> Tensor:
         if errors.device.type == "cpu" and errors.dtype == torch.float32 and not torch.compiler.is_compiling():
-            weights = torch.zeros(errors.shape)
-            rows = zip(*(x.reshape(-1, errors.shape[-1]) for x in (errors, truth, weights)), strict=True)
-            loss = torch.stack([_row(*row) for row in rows]).view(errors.shape[:-1])
+            rows = zip(*(x.reshape(-1, errors.shape[-1]) for x in (errors, truth)), strict=True)
+            losses, parts = zip(*(_row(*row) for row in rows), strict=True)
+            loss, weights = torch.stack(losses).view(errors.shape[:-1]), torch.stack(parts).view(errors.shape)
         else:
             ranked, order = errors.sort(dim=-1, descending=True, stable=True)
             steps = jaccard_steps(truth.gather(-1, order), _volume(truth)).masked_fill_(ranked <= 0, 0)
@@ -99,8 +99,8 @@ class _LovaszExtension(torch.autograd.Function):
         return grad.unsqueeze(-1) * weights, None
 
 
-def _row(errors: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-    """The loss of one row of float32 on the CPU; writes the weights of its positive errors."""
+def _row(errors: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of one row of float32 on the CPU, and the weight of each error."""
     volume = _volume(truth)
     positive = (errors <= 0).logical_not_().numpy()  # also what is not a number: it must reach the loss
     places = None
@@ -113,8 +113,8 @@ def _row(errors: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     keys, order = (x[:number] for x in keys.sort(stable=True))
     order = order if places is None else places.index_select(0, order)
     steps = jaccard_steps(truth.index_select(0, order), volume)
-    weights.scatter_(0, order, steps)
-    return (TOP - keys).view(torch.float32).mul_(steps).sum()
+    loss = (TOP - keys).view(torch.float32).mul_(steps).sum()
+    return loss, torch.zeros(truth.shape).scatter_(0, order, steps)
 
 
 def jaccard_steps(truth: Tensor, volume: Tensor) -> Tensor:
@@ -127,7 +127,8 @@ def jaccard_steps(truth: Tensor, volume: Tensor) -> Tensor:
         truth: ``(..., n)``, 0 or 1, in the order of the errors; it may end where the errors do.
         volume: ``(..., 1)``, of the foreground in all.
     """
-    left = truth.cumsum(-1, dtype=volume.dtype).sub_(truth).neg_().add_(volume)  # of the foreground, before this voxel
+    found = truth.cumsum(-1, dtype=torch.int32)  # CUDA has no deterministic sum of this kind but of integers
+    left = found.to(volume.dtype).sub_(truth).neg_().add_(volume)  # of the foreground, before this voxel
     union = torch.arange(truth.shape[-1], dtype=volume.dtype, device=truth.device) + left
     after = union + 1
     steps = torch.where(truth > 0, after, left).div_(after.mul_(union.clamp_(min=1)))
