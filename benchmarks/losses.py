@@ -140,7 +140,8 @@ def peers(device: str) -> dict[str, dict[str, Callable[[Tensor, Tensor], Tensor]
         "lovasz": {"smp": lambda z, y: lovasz(z, y[:, 0])},
         "boundary": {"monai": monai.losses.BoundaryLoss(sigmoid=True)},
         "hausdorff_dt": {"monai": monai.losses.HausdorffDTLoss(sigmoid=True)},
-        "hausdorff_er": {"kornia": lambda z, y: erosion(z.sigmoid(), y.long())},
+        # theirs takes classes and counts background as one
+        "hausdorff_er": {"kornia, 2 classes": lambda z, y: erosion(torch.cat([-z, z], 1).sigmoid(), y.long())},
         "cldice": {"monai": monai.losses.SoftDiceclDiceLoss(sigmoid=True, iter_=10)},
         "dice_ce": {"monai": monai.losses.DiceCELoss(**dice)},
         "bce_dice": {"monai": monai.losses.DiceCELoss(**dice)},

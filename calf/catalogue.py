@@ -1,8 +1,8 @@
 """The catalogue of losses: what the heads of conf/loss/*.yaml say, and what each loss costs.
 
 Each YAML begins with a sentence and then with ``# key: value`` lines: ``family``, ``formula``, ``paper``, and where they apply
-``breaks: <law>: <reason>`` (a law that the loss breaks as published, of the laws that tests/losses/test_laws.py tries) and
-``reads on the host: <reason>`` (its forward pass waits for the device). The YAML is the registry; nothing else lists losses.
+``breaks: <law>: <reason>``: a law that the loss breaks as published, of the laws that tests/losses/test_laws.py tries. The YAML
+is the registry of losses.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ class Entry:
     formula: str
     paper: str
     breaks: dict[str, str] = field(default_factory=dict)
-    reads_on_the_host: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     cost: float | None = None
 
     @property
     def defaults(self) -> str:
-        """Its arguments as one would write them on the command line, terms by name only."""
-        plain = {key: value for key, value in self.arguments.items() if not isinstance(value, dict)}
-        terms = [item for key, value in self.arguments.items() if isinstance(value, dict) for item in _terms(key, value)]
-        return " ".join([*(f"{key}={_written(value)}" for key, value in plain.items()), *terms])
+        """Its arguments as one would write them on the command line; composed losses by the names of their YAMLs."""
+        return " ".join(_leaves(self.arguments))
 
 
-def _terms(key: str, value: dict[str, Any]) -> list[str]:
-    if "_target_" in value:
-        return [f"{key}: {str(value['_target_']).rsplit('.', 1)[-1]}"]
-    return [f"{key}.{name}={_written(x)}" for name, x in value.items() if not isinstance(x, dict)]
+def _leaves(arguments: dict[str, Any], place: str = "") -> list[str]:
+    found = []
+    for key, value in arguments.items():
+        if key == "_target_":
+            found.append(f"{place.rstrip('.')}={str(value).rsplit('.', 1)[-1]}")
+        else:
+            found += _leaves(value, f"{place}{key}.") if isinstance(value, dict) else [f"{place}{key}={_written(value)}"]
+    return found
 
 
 def _written(value: Any) -> str:
@@ -91,14 +92,13 @@ def read_entry(path: Path, cost: float | None = None) -> Entry:
             if law not in LAWS or not reason:
                 raise ValueError(f"{path}: expected '# breaks: <law>: <reason>' with one of {', '.join(LAWS)}; got {line!r}")
             breaks[law] = reason
-        elif key in ("family", "formula", "paper", "reads on the host"):
+        elif key in ("family", "formula", "paper"):
             found[key] = value
     arguments: Any = OmegaConf.to_container(OmegaConf.load(path))
     arguments = {key: value for key, value in arguments.items() if key not in ("_target_", "defaults")} | _composed(arguments)
-    host = found.get("reads on the host")
     summary = head[0] if head else ""
     family, formula, paper = (found.get(key, "") for key in ("family", "formula", "paper"))
-    return Entry(path.stem, summary, family, formula, paper, breaks, host, arguments, cost)
+    return Entry(path.stem, summary, family, formula, paper, breaks, arguments, cost)
 
 
 def _composed(arguments: dict[str, Any]) -> dict[str, Any]:

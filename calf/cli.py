@@ -79,7 +79,6 @@ def losses(
         console.print(f"[bold]{entry.name}[/bold]{cost}")
         lines = [entry.summary, entry.formula, entry.paper, entry.defaults or "no arguments"]
         lines += [f"breaks {law}: {reason}" for law, reason in entry.breaks.items()]
-        lines += [f"reads on the host: {entry.reads_on_the_host}"] if entry.reads_on_the_host else []
         for line in lines:
             console.print(f"    {line}", markup=False)
 

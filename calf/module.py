@@ -106,8 +106,8 @@ class Segmenter(pl.LightningModule):
         self.slice_counts = SliceCounts()
         self.test_rows: pd.DataFrame | None = None
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits of stored images, uint8 (B, C, H, W)."""
+    def forward(self, image: Tensor) -> Any:
+        """Logits of stored images, uint8 (B, C, H, W); a list of them from a network with deep supervision in training."""
         return self.network((image.float() / 255).contiguous(memory_format=self.memory_format))
 
     def configure_optimizers(self) -> Any:

@@ -225,17 +225,18 @@ def error_sums(logits: Tensor, target: Tensor, power: int) -> tuple[Tensor, Tens
 def right_sums(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """TP and TN of every channel, ``(B, C)``, without gradient."""
     if is_exclusive(logits, target):
-        parts = [_right_of_classes(*xs) for xs in _parts(logits, logits, target)]
+        parts = [_right_of_classes(z, y) for z, y in _parts(logits, target)]
         found, rejected = (torch.cat(sums) for sums in zip(*parts, strict=True))
     else:  # turned round, the errors are what is right
         rejected, found, _ = error_sums(-logits, target, 1)
     return found, rejected
 
 
-def _parts(like: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The samples of some tensors, on the CPU a few at a time."""
-    on_host = like.device.type == "cpu" and not torch.compiler.is_compiling()
-    step = max(1, CACHED // like[0].numel()) if on_host else len(like)
+    first = tensors[0]
+    on_host = first.device.type == "cpu" and not torch.compiler.is_compiling()
+    step = max(1, CACHED // first[0].numel()) if on_host else len(first)
     return zip(*(x.split(step) for x in tensors), strict=True)
 
 
@@ -248,7 +249,7 @@ class _ErrorSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, y: Tensor, power: int) -> tuple[Tensor, Tensor, Tensor]:
         errors = torch.empty_like(z)
-        parts = [_errors_of_channels(*xs, power) for xs in _parts(z, z, y, errors)]
+        parts = [_errors_of_channels(some, truth, out, power) for some, truth, out in _parts(z, y, errors)]
         false, missed, positives = (torch.cat(sums) for sums in zip(*parts, strict=True))
         ctx.mark_non_differentiable(positives)
         ctx.save_for_backward(errors, y)
@@ -281,7 +282,7 @@ class _ClassErrorSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, power: int) -> tuple[Tensor, Tensor, Tensor]:
         probs = torch.empty_like(logits)
-        parts = [_errors_of_classes(*xs, power) for xs in _parts(logits, logits, target, probs)]
+        parts = [_errors_of_classes(some, truth, out, power) for some, truth, out in _parts(logits, target, probs)]
         false, missed, positives = (torch.cat(sums) for sums in zip(*parts, strict=True))
         ctx.mark_non_differentiable(positives)
         ctx.save_for_backward(probs, target)
@@ -293,9 +294,9 @@ class _ClassErrorSums(torch.autograd.Function):
     def backward(ctx: Any, by_false: Tensor, by_missed: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         probs, target = ctx.saved_tensors
         grad = torch.empty_like(probs)
-        for p, y, false, missed, out in _parts(probs, probs, target, _spread(by_false, probs), _spread(by_missed, probs), grad):
+        for p, y, false, missed, out in _parts(probs, target, _spread(by_false, probs), _spread(by_missed, probs), grad):
             onehot = _onehot(y, p)
-            slope = torch.mul(onehot, -(false + missed)).add_(false)
+            slope = (onehot * -(false + missed)).add_(false)
             if ctx.power == 2:
                 slope.mul_(onehot.sub_(p).abs_()).mul_(2)
             torch.ops.aten._softmax_backward_data.out(slope, p, 1, p.dtype, grad_input=out)

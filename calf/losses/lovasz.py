@@ -26,13 +26,14 @@ class LovaszLoss(SegmentationLoss):
     """``sum_i e_(i) (J_i - J_(i-1))`` over errors sorted downwards, ``J_i`` the Jaccard loss if the first ``i`` were wrong.
 
     Berman et al. 2018, https://arxiv.org/abs/1705.08790. Exclusive classes: Lovasz-softmax, errors ``|y - p|`` of every class,
-    background included, and the mean over classes. Sigmoid channels, by ``form``: the Lovasz hinge, errors ``1 - z`` on
-    foreground and ``1 + z`` on background, or ``|y - p|`` as for classes. The hinge is convex, not bounded, and 0 once every
-    voxel is right by a margin of 1. An error that is not positive weighs nothing.
+    background included, and the mean over classes. Sigmoid channels, by ``form``: the Lovasz hinge of Yu and Blaschko 2015,
+    https://proceedings.mlr.press/v37/yub15.html, errors ``1 - z`` on foreground and ``1 + z`` on background; or ``|y - p|`` as
+    for classes. The hinge is convex, not bounded, and 0 once every voxel is right by a margin of 1. An error that is not
+    positive weighs nothing.
 
     A class absent from the truth scores its largest error, and one voxel gets all of the gradient: with ``smooth`` that happens
     in every image without it, with ``batch`` only where the whole batch lacks it, with ``skip`` never. Equal errors are in
-    the order of the voxels. Breaks the law that every argument matters: exclusive classes have no ``form`` to choose.
+    the order of the voxels. Exclusive classes have no ``form`` to choose.
 
     Args:
         form: ``hinge`` or ``sigmoid``, for sigmoid channels only.
@@ -127,9 +128,9 @@ def jaccard_steps(truth: Tensor, volume: Tensor) -> Tensor:
         truth: ``(..., n)``, 0 or 1, in the order of the errors; it may end where the errors do.
         volume: ``(..., 1)``, of the foreground in all.
     """
-    found = truth.cumsum(-1, dtype=torch.int32)  # CUDA has no deterministic sum of this kind but of integers
-    left = found.to(volume.dtype).sub_(truth).neg_().add_(volume)  # of the foreground, before this voxel
-    union = torch.arange(truth.shape[-1], dtype=volume.dtype, device=truth.device) + left
+    # of the foreground, before this voxel; CUDA has a deterministic cumsum of integers only
+    left = truth.cumsum(-1, dtype=torch.int32).to(volume.dtype).sub_(truth).neg_().add_(volume)
+    union = left + torch.arange(truth.shape[-1], dtype=volume.dtype, device=truth.device)
     after = union + 1
     steps = torch.where(truth > 0, after, left).div_(after.mul_(union.clamp_(min=1)))
     steps[..., :1].add_(volume == 0)  # without foreground the first voxel is all there is to lose

@@ -108,29 +108,54 @@ def test_an_empty_channel_costs_the_mean_probability_and_teaches():
 
 
 @pytest.mark.parametrize("power", [1, 2])
-def test_errors_are_summed_by_side_and_have_their_gradient(power):
-    z, y = LOGITS[:, :2].double().requires_grad_(), CHANNELS[:, :2].double()
-    errors = (z.sigmoid() - y).abs() ** power
-    expected = (errors * (1 - y)).sum((2, 3, 4)), (errors * y).sum((2, 3, 4)), y.sum((2, 3, 4))
-    torch.testing.assert_close(error_sums(z, y, power), expected)
-    weights = torch.randn(2, 3, 2, generator=GENERATOR, dtype=torch.float64)
-    totals = [
-        sum((w * s).sum() for w, s in zip(weights, sums, strict=True)) for sums in (expected[:2], error_sums(z, y, power)[:2])
-    ]
-    torch.testing.assert_close(*(torch.autograd.grad(total, z)[0] for total in totals))
+@forms
+def test_errors_are_summed_by_side_and_have_their_gradient(target, power):
+    z = LOGITS.double().requires_grad_()
+    exclusive = target is INDICES
+    y = torch.nn.functional.one_hot(target, 4).movedim(-1, 1) if exclusive else target
+    errors = ((z.softmax(1) if exclusive else z.sigmoid()) - y).abs() ** power
+    expected = (errors * (1 - y)).sum((2, 3, 4)), (errors * y).sum((2, 3, 4)), y.double().sum((2, 3, 4))
+    found = error_sums(z, target, power)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn(2, 3, 4, generator=GENERATOR, dtype=torch.float64)
+    totals = [weights[0] * false + weights[1] * missed for false, missed, _ in (found, expected)]
+    torch.testing.assert_close(*(torch.autograd.grad(total.sum(), z)[0] for total in totals))
 
 
-@pytest.mark.parametrize("height", [12.0, 30.0])
+@forms
+def test_a_small_sum_is_not_the_rest_of_a_large_one(target):
+    """Next to nothing is predicted: what is missed is nearly all, what is false nearly nothing."""
+    logits = torch.full_like(LOGITS, -20.0)
+    if target is INDICES:
+        logits[:, 0] = 0
+    for ours, exact in zip(error_sums(logits, target, 1), error_sums(logits.double(), target, 1), strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=0)
+
+
+def test_samples_in_parts_are_those_in_one(monkeypatch):
+    for target in (INDICES, CHANNELS):
+        values = []
+        for cached in (1, 10**9):
+            monkeypatch.setattr("calf.losses.confusion.CACHED", cached)
+            values.append(value_and_gradient(MCCLoss(1e-5, "smooth"), LOGITS, target))
+        torch.testing.assert_close(*values)
+
+
+@pytest.mark.parametrize("height", [6.0, 15.0])
+@forms
 @pytest.mark.parametrize(
     "loss",
-    [GeneralizedDiceLoss("square", "smooth"), MCCLoss(1e-12, "batch"), SensitivitySpecificityLoss(0.05, "smooth")],
+    [GeneralizedDiceLoss("square", "skip"), MCCLoss(1e-12, "skip"), SensitivitySpecificityLoss(0.05, "skip")],
     ids=lambda loss: type(loss).__name__,
 )
-def test_a_nearly_perfect_prediction_keeps_its_digits_in_float32(loss, height):
-    y = CHANNELS[:, 3:]
-    logits = height * (2 * y - 1)
-    value, exact = loss(logits, y).item(), loss(logits.double(), y).item()
-    assert 0 < value < 1e-4
+def test_a_nearly_perfect_prediction_keeps_its_digits_in_float32(loss, target, height):
+    if target is CHANNELS:
+        y = target = target[:, 3:]
+    else:
+        y = torch.nn.functional.one_hot(target, 4).movedim(-1, 1)
+    logits = height * (2 * y.float() - 1)
+    value, exact = loss(logits, target).item(), loss(logits.double(), target).item()
+    assert 0 < value < 0.01
     assert value == pytest.approx(exact, rel=1e-5)
 
 
