@@ -143,8 +143,11 @@ class Segmenter(pl.LightningModule):
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _trial(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits and target of a batch after a plain gradient step on a copy of the weights; see ``contract.Explores``."""
+    def _trial(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:
+        """Logits and target of a batch after a plain gradient step on a copy of the weights; see ``contract.Explores``.
+
+        Every trial of a step has the same dropout, or it would be that which is compared. The step is of this rank's gradient.
+        """
         target = decode_mask(batch["mask"], self.target)
         # the loss may keep statistics of its steps and hold this batch's distance maps: a trial must not use them up
         loss_function = copy.deepcopy(self.loss)
@@ -152,10 +155,12 @@ class Segmenter(pl.LightningModule):
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         weights: dict[str, Tensor] = {name: weight for name, weight in self.network.named_parameters() if weight.requires_grad}
         image = (batch["image"].float() / 255).contiguous(memory_format=self.memory_format)
+        self._seed_step(batch_index)
         with torch.enable_grad():
             loss = loss_function(functional_call(self.network, weights | buffers, (image,)), target)
             gradients = torch.autograd.grad(loss, list(weights.values()))
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self._seed_step(batch_index)
         with torch.no_grad():
             moved = {name: weight - rate * step for (name, weight), step in zip(weights.items(), gradients, strict=True)}
             return finest(functional_call(self.network, moved | buffers, (image,))), target
@@ -166,7 +171,7 @@ class Segmenter(pl.LightningModule):
             for taker in self.takers:
                 taker.take_distance_maps(batch["distance"].float())
         for explorer in self.explorers:
-            explorer.explore(partial(self._trial, batch))
+            explorer.explore(partial(self._trial, batch, batch_index))
             self._seed_step(batch_index)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:

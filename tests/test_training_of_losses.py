@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from hydra.core.hydra_config import HydraConfig
 
 from calf import run
@@ -84,6 +85,20 @@ def test_trial_steps_of_an_exploring_loss_leave_no_trace_in_the_network(train, p
     options = ["loss=generalized_loss_function", "loss.bounds=[1,1]", "model=fpn", "model.encoder_name=resnet18"]
     still, exploring = (train(*tiny(place, *options, f"loss.update={update}", *SHORT)) for update in ("none", "exploratory"))
     pd.testing.assert_frame_equal(still.drop(columns="seconds"), exploring.drop(columns="seconds"), check_exact=True)
+
+
+def test_dropout_does_not_choose_between_trial_steps(train, place, composed):
+    # nothing moves at a learning rate of 0: all candidates tie, and the parameters stay 1
+    options = [
+        "loss=generalized_loss_function",
+        "loss.update=exploratory",
+        "model=fpn",
+        "model.encoder_name=resnet18",
+        "optim.lr=0",
+    ]
+    train(*(overrides := tiny(place, *options, *SHORT)))
+    last = run.plan(composed(*overrides)).folder.path / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=False)["state_dict"]["loss.settings"].tolist() == [1, 1, 1]
 
 
 def test_trial_steps_choose(train, place):

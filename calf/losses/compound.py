@@ -59,11 +59,12 @@ class ScheduledSum(nn.Module):
         terms: ``regional`` and ``boundary``.
         schedule: a row of the table.
         alpha: weight of the boundary in epoch 0.
-        step: what it gains each epoch.
+        step: what it gains each epoch; ``None``: 1 / number of epochs, which is the paper's 0.01 in its 100 epochs.
         floor: the least weight of the regional term, where it falls.
 
     Raises:
-        ValueError: terms of other names; an unknown schedule; a negative number, or a weight above 1 where they sum to 1.
+        ValueError: terms of other names; an unknown schedule; a negative number, or a weight above 1 where they sum to 1; when
+            an epoch starts, a training of unknown length with ``step=None``.
 
     >>> from calf.losses.pixelwise import BCELoss
     >>> loss = ScheduledSum({"regional": BCELoss(), "boundary": BCELoss()}, "rebalance", alpha=0.01, step=0.01, floor=0.01)
@@ -73,27 +74,32 @@ class ScheduledSum(nn.Module):
     """
 
     epoch: Tensor
+    num_epochs: Tensor
 
-    def __init__(self, terms: Mapping[str, nn.Module], schedule: str, alpha: float, step: float, floor: float) -> None:
+    def __init__(self, terms: Mapping[str, nn.Module], schedule: str, alpha: float, step: float | None, floor: float) -> None:
         super().__init__()
         if set(terms) != {"regional", "boundary"}:
             raise ValueError(f"expected terms named boundary and regional, got {sorted(terms)}")
         check_option("schedule", schedule, ("constant", "increase", "rebalance", "steal"))
-        if alpha < 0 or step < 0 or not 0 <= floor <= 1:
+        if alpha < 0 or (step is not None and step < 0) or not 0 <= floor <= 1:
             raise ValueError(f"expected alpha and step of at least 0 and floor within 0 and 1, got {alpha}, {step} and {floor}")
         self.terms = nn.ModuleDict(dict(terms))
         self.schedule, self.alpha, self.step, self.floor = schedule, alpha, step, floor
         # a whole number, since a cast of the module to half precision rounds weights; a buffer, since torch.compile
         # would compile again for each new Python number
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("num_epochs", torch.full((), 100, dtype=torch.int64))
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
-        """The weights are those of ``epoch`` from now on."""
+        """The weights are those of ``epoch`` of a training of ``num_epochs`` from now on."""
+        if self.step is None and self.schedule != "constant" and num_epochs < 1:
+            raise ValueError("the schedule spans the training, whose length is not known: set trainer.max_epochs, or loss.step")
         self.epoch.fill_(epoch)
+        self.num_epochs.fill_(num_epochs)
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """Of the regional and of the boundary term, on the device of the state."""
-        gained = self.step * self.epoch
+        gained = self.epoch / self.num_epochs if self.step is None else self.step * self.epoch
         rising, one = self.alpha + gained, torch.ones_like(gained)
         if self.schedule == "constant":
             return one, self.alpha * one
@@ -139,6 +145,7 @@ class RatioBalancedSum(nn.Module):
 
     sums: Tensor
     ratio: Tensor
+    epoch: Tensor
 
     def __init__(self, terms: Mapping[str, nn.Module], reference: str, variant: str, start: float) -> None:
         super().__init__()
@@ -151,9 +158,13 @@ class RatioBalancedSum(nn.Module):
         self.reference, self.variant = reference, variant
         self.register_buffer("sums", torch.zeros(2))
         self.register_buffer("ratio", torch.tensor(float(start)))
+        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
-        """Take ``lambda`` from the training steps since the last call, if there were any."""
+        """Take ``lambda`` from the training steps of the epoch before; a resumed run may say twice that an epoch begins."""
+        if int(self.epoch) == epoch:
+            return
+        self.epoch.fill_(epoch)
         reference, other = self.sums
         usable = (self.sums > 0).all()
         self.ratio = torch.where(usable, reference / other, self.ratio)
@@ -195,7 +206,7 @@ class DeepSupervision(nn.Module):
         skip_lowest: give the coarsest of several scales weight 0.
 
     Raises:
-        ValueError: ``decay`` not positive; no logits; a scale that is finer than the target.
+        ValueError: ``decay`` not positive; a loss with a spacing; no logits; a scale that is finer than the target.
 
     >>> from calf.losses.pixelwise import BCELoss
     >>> deep = DeepSupervision(BCELoss(), decay=0.5, skip_lowest=True)
@@ -209,6 +220,8 @@ class DeepSupervision(nn.Module):
         super().__init__()
         if not decay > 0:
             raise ValueError(f"expected decay to be positive, got {decay}; for the finest scale alone turn deep supervision off")
+        if any(getattr(part, "spacing", None) is not None for part in loss.modules()):
+            raise ValueError("a spacing holds for the finest scale only: expected spacing=null within deep supervision")
         self.loss, self.decay, self.skip_lowest = loss, decay, skip_lowest
 
     def weights(self, scales: int) -> list[float]:

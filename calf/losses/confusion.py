@@ -293,7 +293,8 @@ class _ClassErrorSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_false: Tensor, by_missed: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         probs, target = ctx.saved_tensors
-        grad = torch.empty_like(probs)
+        # the operation below writes as if memory were contiguous, whatever the strides of what it writes to
+        grad = torch.empty_like(probs, memory_format=torch.contiguous_format)
         for p, y, false, missed, out in _parts(probs, target, _spread(by_false, probs), _spread(by_missed, probs), grad):
             onehot = _onehot(y, p)
             slope = (onehot * -(false + missed)).add_(false)

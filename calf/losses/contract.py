@@ -20,7 +20,8 @@ What a ratio of counts is for a class that is absent from the truth is one optio
 
 * ``skip``: each sample alone; an absent class is left out of the sample's mean, and a sample without any class counts 0.
 * ``smooth``: each sample alone; an absent class scores what the smoothing term makes of it.
-* ``batch``: the samples of the batch are one; a class absent from all of them scores as with ``smooth``.
+* ``batch``: the samples of the batch, with several ranks of each rank's, are one; a class absent from all of them scores as
+  with ``smooth``.
 """
 
 from __future__ import annotations
@@ -91,11 +92,17 @@ class SegmentationLoss(nn.Module):
     ``1 - 1e-7`` to 1. float64 logits stay float64.
 
     Raises:
-        ValueError: logits or target have a shape or dtype outside the contract, or integers on the CPU hold an impossible value.
+        ValueError: logits or target have a shape or dtype outside the contract, or on the CPU an impossible value: integers are
+            looked at in every call, floating-point masks in the first.
     """
+
+    _knows_its_targets = False
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         check(logits, target)
+        if not self._knows_its_targets and target.device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_channels(target)
+            self._knows_its_targets = True
         with torch.autocast(logits.device.type, enabled=False):
             return self.compute(logits.to(torch.promote_types(logits.dtype, torch.float32)), target)
 
@@ -155,6 +162,14 @@ def _check_values(target: Tensor, top: int) -> None:
     low, high = (int(value) for value in target.aminmax())
     if low < 0 or high > top:
         raise ValueError(f"expected target values 0 to {top}, got {low} to {high}; map the labels to classes first")
+
+
+def _check_channels(target: Tensor) -> None:
+    """Raise a ValueError if a floating-point target is not 0 and 1: a mask of 0 and 255 can score like a good one."""
+    if target.is_floating_point():
+        low, high = (float(value) for value in target.aminmax())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"expected target values 0 to 1, got {low:g} to {high:g}; divide or threshold the mask first")
 
 
 def _without_channel(logits: Tensor) -> tuple[int, ...]:

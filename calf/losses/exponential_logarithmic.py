@@ -50,19 +50,20 @@ class ExponentialLogarithmicLoss(SegmentationLoss):
                 raise ValueError(f"expected {name} to be positive, got {value}")
         self.weight, self.gamma_dice, self.gamma_cross, self.smooth = weight, gamma_dice, gamma_cross, smooth
         self.frequencies, self.empty = frequencies, empty
-        self._areas: tuple[Tensor, float] | None = None
+        self._areas: Tensor | None = None
+        self._voxels: int | None = None  # of the images that the areas were counted in
 
     def observe_dataset(self, areas: Tensor) -> None:
         """Fix the weights of ``frequencies=dataset`` from now on; without effect else.
 
         Args:
             areas: foreground pixels of every training sample, ``(N, K)`` for ``K`` foreground classes or sigmoid channels, or
-                ``(N,)`` for one, in images as large as those that the loss is given.
+                ``(N,)`` for one, in images as large as those that the loss is given; all of them have one size.
         """
         if areas.ndim not in (1, 2) or areas.numel() == 0:
             raise ValueError(f"expected the areas of the training samples, (N,) or (N, channels), got {tuple(areas.shape)}")
         areas = areas.reshape(areas.shape[0], -1).float()
-        self._areas = areas.mean(0), float(areas.max())
+        self._areas, self._largest, self._voxels = areas.mean(0), float(areas.max()), None
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         counts = errors_of_classes(logits, target, "smooth")
@@ -97,12 +98,18 @@ class ExponentialLogarithmicLoss(SegmentationLoss):
         """Mean volume of each class in an image, ``(1, K, C)``."""
         if self._areas is None:
             raise ValueError("frequencies=dataset needs the training set's areas: call observe_dataset(areas) before training")
-        areas, largest = self._areas = self._areas[0].to(logits.device), self._areas[1]
+        areas = self._areas = self._areas.to(logits.device)
         voxels, expected = logits[0, 0].numel(), logits.shape[1] - exclusive
+        self._voxels = self._voxels or voxels
+        if voxels != self._voxels:
+            raise ValueError(
+                f"frequencies=dataset counts voxels of images of one size: expected {self._voxels}, got {voxels}; with deep "
+                "supervision, which has several, take frequencies=batch"
+            )
         if len(areas) != expected:
             raise ValueError(f"observe_dataset was given areas of {len(areas)} foreground channels, these logits have {expected}")
-        if largest > voxels:
-            raise ValueError(f"expected areas in images of {voxels} voxels, as the loss is given; got one of {largest:g}")
+        if self._largest > voxels:
+            raise ValueError(f"expected areas in images of {voxels} voxels, as the loss is given; got one of {self._largest:g}")
         areas = areas.to(logits.dtype)
         if exclusive:
             return torch.cat([voxels - areas.sum(0, keepdim=True), areas]).view(1, 1, -1)

@@ -32,8 +32,9 @@ class LovaszLoss(SegmentationLoss):
     positive weighs nothing.
 
     A class absent from the truth scores its largest error, and one voxel gets all of the gradient: with ``smooth`` that happens
-    in every image without it, with ``batch`` only where the whole batch lacks it, with ``skip`` never. Equal errors are in
-    the order of the voxels. Exclusive classes have no ``form`` to choose.
+    in every image without it, with ``skip`` never. With ``batch`` an exclusive class that the whole batch lacks is left out, as
+    by the authors, and a sigmoid channel scores its largest error. Equal errors are in the order of the voxels. Exclusive
+    classes have no ``form`` to choose.
 
     Args:
         form: ``hinge`` or ``sigmoid``, for sigmoid channels only.
@@ -62,7 +63,8 @@ class LovaszLoss(SegmentationLoss):
             probs, truth = probs_and_onehot(logits, target)
             errors = (truth - probs).abs()
         errors, truth = (self._images(x) for x in (errors, truth))
-        return mean_over_classes(lovasz_extension(errors, truth), truth.sum(-1), self.empty)
+        pooled_classes = self.empty == "batch" and is_exclusive(logits, target)
+        return mean_over_classes(lovasz_extension(errors, truth), truth.sum(-1), "skip" if pooled_classes else self.empty)
 
     def _images(self, x: Tensor) -> Tensor:
         """``(B, C, n)``, or ``(1, C, B n)`` with the samples as one image."""

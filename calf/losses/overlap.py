@@ -206,7 +206,8 @@ class SquaredDiceLoss(OverlapLoss):
 
     def of_classes(self, tp: Tensor, predicted: Tensor, truth: Tensor) -> Tensor:
         total = predicted + truth
-        return (total - 2 * tp) / (total + 2 * self.smooth)
+        # sum (p - y)^2, which rounding must not take below 0
+        return (total - 2 * tp).clamp_min(0) / (total + 2 * self.smooth)
 
 
 def soft_counts(logits: Tensor, target: Tensor, empty: str, squared: bool = False) -> tuple[Tensor, Tensor, Tensor]:

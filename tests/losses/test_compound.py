@@ -404,3 +404,30 @@ class TestDeepSupervision:
             deep([logits[1], logits[1]], target)
         with pytest.raises(ValueError, match="decay to be positive, got 0"):
             DeepSupervision(build("dice"), decay=0, skip_lowest=True)
+
+
+def test_a_schedule_without_a_step_spans_the_training():
+    loss = build("boundary")
+    for epoch, num_epochs, boundary in [(0, 20, 0.01), (10, 20, 0.51), (19, 20, 0.96), (50, 100, 0.51), (99, 100, 0.99)]:
+        loss.start_epoch(epoch, num_epochs)
+        assert float(loss.weights()[1]) == pytest.approx(boundary)
+    with pytest.raises(ValueError, match=r"length is not known: set trainer.max_epochs, or loss.step"):
+        loss.start_epoch(0, -1)
+    build("boundary", "loss.step=0.01").start_epoch(0, -1)
+
+
+def test_an_epoch_that_begins_twice_counts_once():
+    loss = balanced([4.0, 1.0], [1.0, 1.0])
+    call(loss)
+    loss.start_epoch(1, 3)
+    ratio = float(loss.ratio)
+    call(loss)
+    loss.start_epoch(1, 3)
+    assert float(loss.ratio) == ratio == 4
+    loss.start_epoch(2, 3)
+    assert float(loss.ratio) == 1
+
+
+def test_a_spacing_is_refused_within_deep_supervision():
+    with pytest.raises(ValueError, match="spacing=null within deep supervision"):
+        DeepSupervision(BoundaryLoss(spacing=[2.0, 1.0], background=False), decay=0.5, skip_lowest=True)

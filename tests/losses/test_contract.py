@@ -24,6 +24,7 @@ WRONG = {
     "floating-point indices": (LOGITS, INDICES.float(), r"integers, got torch.float32.*target.long\(\)"),
     "class beyond the channels": (LOGITS, INDICES + 1, "values 0 to 2, got 1 to 3"),
     "negative class": (LOGITS, INDICES - 1, "values 0 to 2, got -1 to 1"),
+    "floating-point mask of 0 and 255": (LOGITS[:, :1], 255.0 * (INDICES[:, None] > 1), "values 0 to 1, got 0 to 255; divide"),
     "mask of 0 and 255": (LOGITS[:, :1], 255 * (INDICES[:, None] > 1).to(torch.uint8), "values 0 to 1, got 0 to 255"),
 }
 

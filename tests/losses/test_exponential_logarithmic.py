@@ -131,3 +131,11 @@ def test_frequencies_of_a_data_set_are_those_of_images_like_these(areas, message
 def test_areas_have_samples_and_channels():
     with pytest.raises(ValueError, match=r"\(N,\) or \(N, channels\), got \(0,\)"):
         ExponentialLogarithmicLoss(**PAPER).observe_dataset(torch.zeros(0))
+
+
+def test_frequencies_of_the_data_set_are_refused_for_images_of_another_size():
+    loss = ExponentialLogarithmicLoss(**(PAPER | {"frequencies": "dataset"}))
+    loss.observe_dataset(torch.tensor([[40.0]]))
+    loss(torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64))
+    with pytest.raises(ValueError, match="expected 4096, got 256; with deep supervision"):
+        loss(torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16))

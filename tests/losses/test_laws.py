@@ -115,6 +115,18 @@ class TestLaws:
             assert gradient.isfinite().all(), case
             assert value.dtype == torch.float32, case
 
+    @pytest.mark.parametrize("layout", ["channels last", "channels next to last"])
+    def test_the_layout_of_memory_does_not_matter(self, name, form, spatial, layout):
+        target = regions(form, spatial)
+        logits = random_logits(form, target)
+        last = len(spatial) + 1
+        other = logits.movedim(1, last if layout == "channels last" else last - 1).contiguous()
+        other = other.movedim(last if layout == "channels last" else last - 1, 1)
+        assert form == "binary" or not other.is_contiguous()
+        ours, theirs = (value_and_gradient(build(name), z, target) for z in (other, logits))
+        for one, reference in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, reference)
+
     def test_half_precision_logits_are_computed_in_float32(self, name, form, spatial):
         target = regions(form, spatial)
         logits = random_logits(form, target).bfloat16()

@@ -152,3 +152,10 @@ def test_what_is_not_a_number_reaches_the_loss():
 def test_an_impossible_argument_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         LovaszLoss(*arguments)
+
+
+def test_pooled_classes_that_the_whole_batch_lacks_are_left_out_as_by_the_authors():
+    indices = INDICES.clamp(max=1)  # nobody has class 2
+    theirs = smp.LovaszLoss("multiclass", per_image=False)(LOGITS, indices)
+    torch.testing.assert_close(LovaszLoss(form="hinge", empty="batch")(LOGITS, indices), theirs)
+    assert LovaszLoss(form="hinge", empty="smooth")(LOGITS, indices) > theirs
