@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -64,7 +65,7 @@ def test_a_training_step_waits_for_no_accelerator(name, target):
         "box": torch.zeros(4, 4, dtype=torch.int32, device="meta"),
         "distance": torch.zeros(4, len(target.names), 32, 32, dtype=torch.float16, device="meta"),
     }
-    with mock.patch.object(Segmenter, "trainer", create=True):
+    with mock.patch.object(Segmenter, "trainer", SimpleNamespace(max_epochs=3)):
         module.on_train_epoch_start()
     with accelerator() as reads:
         module.training_step(batch, 0).backward()
