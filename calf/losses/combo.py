@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from calf.losses.contract import EMPTY, SegmentationLoss, check_option, mean_over_classes, one_versus_rest
-from calf.losses.overlap import soft_counts
-from calf.losses.sides import Side, mean_cross_entropy
+from calf.losses.counts import soft_counts
+from calf.losses.cross_entropy import Side, mean_cross_entropy
 
 
 class ComboLoss(SegmentationLoss):
@@ -47,11 +46,9 @@ class ComboLoss(SegmentationLoss):
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         z, y = one_versus_rest(logits, target)
-        if self.beta == 0.5:  # torch's own is faster
-            cross_entropy = 0.5 * F.binary_cross_entropy_with_logits(z, y)
-        else:
-            cross_entropy = mean_cross_entropy(z, y, Side(1 - self.beta), Side(self.beta))
-        tp, predicted, truth = soft_counts(z, y, self.empty)
-        wrong = predicted + truth - 2 * tp
-        dice_loss = mean_over_classes(wrong / (predicted + truth + self.smooth), truth, self.empty)
+        # not torch's own, which on background takes the difference of z and nearly z
+        cross_entropy = mean_cross_entropy(z, y, Side(1 - self.beta), Side(self.beta))
+        tp, fp, fn, truth = soft_counts(z, y, self.empty)
+        wrong = fp + fn
+        dice_loss = mean_over_classes(wrong / (wrong + 2 * tp + self.smooth), truth, self.empty)
         return self.alpha * cross_entropy + (1 - self.alpha) * dice_loss

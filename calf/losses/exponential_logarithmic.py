@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from calf.losses.contract import EMPTY, SegmentationLoss, check_option, is_exclusive, mean_over_classes
-from calf.losses.sides import Side, errors_of_classes, mean_cross_entropy
+from calf.losses.counts import errors_of_classes
+from calf.losses.cross_entropy import Side, mean_cross_entropy
 
 
 class ExponentialLogarithmicLoss(SegmentationLoss):

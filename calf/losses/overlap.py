@@ -6,11 +6,8 @@ The smoothing ``s`` of every loss here is added to TP, above and below: ``(TP + 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from calf.losses.contract import (
     EMPTY,
@@ -18,9 +15,8 @@ from calf.losses.contract import (
     check_option,
     is_exclusive,
     mean_over_classes,
-    probs_and_onehot,
-    voxel_sums,
 )
+from calf.losses.counts import soft_counts
 
 
 class OverlapLoss(SegmentationLoss):
@@ -36,7 +32,7 @@ class OverlapLoss(SegmentationLoss):
         ValueError: ``smooth`` is not positive: an absent class that is not predicted would be 0 / 0; or an unknown ``empty``.
     """
 
-    squared = False  #: whether ``predicted`` of ``of_classes`` is a sum of squares
+    squared = False  #: whether ``fp`` and ``fn`` of ``of_classes`` are sums of squares
 
     def __init__(self, smooth: float, empty: str, background: bool) -> None:
         super().__init__()
@@ -46,11 +42,11 @@ class OverlapLoss(SegmentationLoss):
         self.smooth, self.empty, self.background = smooth, empty, background
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        tp, predicted, truth = soft_counts(logits, target, self.empty, self.squared)
+        tp, fp, fn, truth = soft_counts(logits, target, self.empty, self.squared)
         first = 1 if is_exclusive(logits, target) and not self.background else 0
-        return mean_over_classes(self.of_classes(tp, predicted, truth)[:, first:], truth[:, first:], self.empty)
+        return mean_over_classes(self.of_classes(tp, fp, fn)[:, first:], truth[:, first:], self.empty)
 
-    def of_classes(self, tp: Tensor, predicted: Tensor, truth: Tensor) -> Tensor:
+    def of_classes(self, tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
         """The loss of each class, ``(B, C)``, of what :func:`soft_counts` gives."""
         raise NotImplementedError
 
@@ -84,9 +80,9 @@ class TverskyLoss(OverlapLoss):
             raise ValueError(f"expected costs of at least 0, and one above, got alpha={alpha} and beta={beta}")
         self.alpha, self.beta = alpha, beta
 
-    def of_classes(self, tp: Tensor, predicted: Tensor, truth: Tensor) -> Tensor:
+    def of_classes(self, tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
         # 1 - index in one fraction: near a perfect prediction the difference would be rounding
-        wrong = self.alpha * (predicted - tp) + self.beta * (truth - tp)
+        wrong = self.alpha * fp + self.beta * fn
         return wrong / (tp + wrong + self.smooth)
 
 
@@ -148,8 +144,8 @@ class FocalTverskyLoss(TverskyLoss):
             raise ValueError(f"expected gamma to be positive, got {gamma}")
         self.gamma = gamma
 
-    def of_classes(self, tp: Tensor, predicted: Tensor, truth: Tensor) -> Tensor:
-        losses = super().of_classes(tp, predicted, truth)
+    def of_classes(self, tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
+        losses = super().of_classes(tp, fp, fn)
         # the slope of a root is infinite at 0, and times a slope of 0 that is NaN
         return losses.clamp_min(torch.finfo(losses.dtype).eps) ** (1 / self.gamma)
 
@@ -177,9 +173,9 @@ class LogCoshTverskyLoss(TverskyLoss):
     tensor(0.1201)
     """
 
-    def of_classes(self, tp: Tensor, predicted: Tensor, truth: Tensor) -> Tensor:
+    def of_classes(self, tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
         # cosh x - 1 = 2 sinh^2(x / 2): exact where x is small, and x is at most 1
-        return torch.log1p(2 * torch.sinh(super().of_classes(tp, predicted, truth) / 2) ** 2)
+        return torch.log1p(2 * torch.sinh(super().of_classes(tp, fp, fn) / 2) ** 2)
 
 
 class SquaredDiceLoss(OverlapLoss):
@@ -204,66 +200,6 @@ class SquaredDiceLoss(OverlapLoss):
 
     squared = True
 
-    def of_classes(self, tp: Tensor, predicted: Tensor, truth: Tensor) -> Tensor:
-        total = predicted + truth
-        # sum (p - y)^2, which rounding must not take below 0
-        return (total - 2 * tp).clamp_min(0) / (total + 2 * self.smooth)
-
-
-def soft_counts(logits: Tensor, target: Tensor, empty: str, squared: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Overlap and volumes of every channel, background included, of checked ``logits`` and ``target`` in either form.
-
-    ``FP = predicted - TP`` and ``FN = truth - TP``; where they are 0 they may come out as rounding, of either sign.
-
-    Args:
-        logits: ``(B, C, *S)``, float32 or float64.
-        target: class indices ``(B, *S)`` or channels ``(B, C, *S)``, any dtype.
-        empty: ``batch`` sums over the whole batch.
-        squared: ``predicted`` is ``sum p^2``.
-
-    Returns:
-        ``TP = sum p y``, ``predicted = sum p`` and ``truth = sum y``, each ``(B, C)``, or ``(1, C)`` with ``empty=batch``; the
-        first two differentiable once with respect to the logits.
-    """
-    tp, predicted, truth = _SoftCounts.apply(logits, target, squared)
-    if empty == "batch":
-        return tp.sum(0, keepdim=True), predicted.sum(0, keepdim=True), truth.sum(0, keepdim=True)
-    return tp, predicted, truth
-
-
-class _SoftCounts(torch.autograd.Function):
-    """Keeps the probabilities for the backward pass, and nothing else of their size that is not there already."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, squared: bool) -> tuple[Tensor, Tensor, Tensor]:
-        p, y = probs_and_onehot(logits, target)
-        ctx.save_for_backward(p, target)
-        ctx.squared = squared
-        truth = voxel_sums(y, "smooth")
-        ctx.mark_non_differentiable(truth)
-        product = _times(y, p, target)
-        tp = voxel_sums(product, "smooth")
-        return tp, voxel_sums(torch.mul(p, p, out=product) if squared else p, "smooth"), truth
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_tp: Tensor, by_predicted: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        p, target = ctx.saved_tensors
-        by_tp, by_predicted = (by.view(*by.shape, *[1] * (p.ndim - 2)) for by in (by_tp, by_predicted))
-        exclusive = is_exclusive(p, target)
-        y = target.to(p.dtype)
-        if exclusive:
-            # compared in place and in floats: several times as fast as by way of a bool tensor
-            classes = torch.arange(p.shape[1], dtype=p.dtype, device=p.device).view(-1, *[1] * (p.ndim - 2))
-            y = y.unsqueeze(1).repeat(1, p.shape[1], *[1] * (p.ndim - 2)).eq_(classes)
-        slope = _times(y, by_tp, target)  # the derivative by p
-        slope = slope.addcmul_(p, 2 * by_predicted) if ctx.squared else slope.add_(by_predicted)
-        if exclusive:
-            slope.mul_(p)
-            return slope.addcmul_(p, slope.sum(1, keepdim=True), value=-1), None, None
-        return torch.ops.aten.sigmoid_backward.grad_input(slope, p, grad_input=slope), None, None
-
-
-def _times(y: Tensor, factor: Tensor, target: Tensor) -> Tensor:
-    """``y * factor`` in the memory of ``y``, unless that is the target's own."""
-    return y * factor if target.shape == y.shape and target.dtype == y.dtype else y.mul_(factor)
+    def of_classes(self, tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
+        wrong = fp + fn  # sum (p - y)^2, which is sum p^2 + sum y^2 - 2 TP
+        return wrong / (wrong + 2 * (tp + self.smooth))

@@ -8,7 +8,7 @@ import pytest
 import segmentation_models_pytorch.losses as smp
 import torch
 
-from calf.losses.overlap import FBetaLoss, FocalTverskyLoss, LogCoshTverskyLoss, SquaredDiceLoss, TverskyLoss, soft_counts
+from calf.losses.overlap import FBetaLoss, FocalTverskyLoss, LogCoshTverskyLoss, SquaredDiceLoss, TverskyLoss
 from tests.losses.zoo import build, value_and_gradient
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -263,41 +263,12 @@ def test_dice_of_a_mask_is_twice_the_overlap_over_both_areas():
     )
 
 
-@pytest.mark.parametrize("squared", [False, True])
-@pytest.mark.parametrize("empty", ["smooth", "batch"])
-@pytest.mark.parametrize("target", [CHANNELS, INDICES], ids=["sigmoid", "exclusive"])
-def test_soft_counts_and_their_derivatives(target, empty, squared):
-    logits = LOGITS.double().requires_grad_()
-    probs = logits.softmax(1) if target is INDICES else logits.sigmoid()
-    truth = torch.nn.functional.one_hot(INDICES, 4).movedim(-1, 1).double() if target is INDICES else CHANNELS.double()
-    axes = (0, 2, 3, 4) if empty == "batch" else (2, 3, 4)
-    expected = [x.sum(axes).view(-1, 4) for x in (probs * truth, probs**2 if squared else probs, truth)]
-    ours = soft_counts(logits, target, empty, squared)
-    weights = torch.randn(2, *expected[0].shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    gradients = []
-    for tp, predicted, volume in (ours, expected):
-        (gradient,) = torch.autograd.grad((weights[0] * tp + weights[1] * predicted).sum(), logits)
-        gradients.append(gradient)
-        assert not volume.requires_grad
-    for one, other in zip([*ours, gradients[0]], [*expected, gradients[1]], strict=True):
-        torch.testing.assert_close(one, other)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8, torch.bool])
 @pytest.mark.parametrize("name", ["dice", "squared_dice"])
 def test_the_target_is_left_alone(name, dtype):
     target = CHANNELS.to(dtype)
     value_and_gradient(build(name), LOGITS, target)
     assert torch.equal(target, CHANNELS.to(dtype))
-
-
-def test_counts_of_a_large_volume_are_exact_in_float32():
-    """Two million equal summands, which a running sum in float32 gets wrong in the second digit."""
-    logits = torch.full((1, 1, 128, 128, 128), math.log(0.1 / 0.9))
-    tp, predicted, truth = soft_counts(logits, torch.ones(logits.shape, dtype=torch.uint8), "smooth")
-    assert truth.item() == 128**3
-    assert predicted.item() == pytest.approx(128**3 / 10, rel=1e-6)
-    assert tp.item() == predicted.item()
 
 
 def test_no_more_than_the_probabilities_is_kept_for_the_backward_pass():

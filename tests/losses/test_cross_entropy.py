@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from calf.losses.sides import Side, errors_of_classes, mean_cross_entropy
+from calf.losses.cross_entropy import Side, mean_cross_entropy
 from tests.losses.zoo import FORMS, SPATIAL, certain, regions, value_and_gradient
 
 SIDES = {
@@ -72,18 +72,3 @@ def test_extreme_logits_have_finite_gradients(form, power):
         )
         assert value.isfinite(), height
         assert gradient.isfinite().all(), height
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("empty", ["smooth", "batch"])
-def test_errors_are_counted_class_by_class(form, empty):
-    logits, target = moderate(form)
-    p, onehot = two_classes(logits, target)
-    axes = tuple(range(p.ndim - 3, p.ndim - 1))
-    expected = [(p * (1 - onehot)).sum(axes), ((1 - p) * onehot).sum(axes), onehot.sum(axes)]
-    if form == "exclusive":
-        expected = [count.unsqueeze(1) for count in expected]
-    if empty == "batch":
-        expected = [count.sum(0, keepdim=True) for count in expected]
-    for ours, theirs in zip(errors_of_classes(logits, target, empty), expected, strict=True):
-        torch.testing.assert_close(ours, theirs)

@@ -1,4 +1,4 @@
-"""Two sides of a segmentation: background and foreground, for losses that count them differently.
+"""Cross-entropy that counts background and foreground differently: by weights, focus and power.
 
 Exclusive classes are one problem whose class 0 is background. A sigmoid channel is a problem of its own, with two classes: its
 complement as background, and itself.
@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from calf.losses.contract import is_exclusive, margins
-from calf.losses.overlap import soft_counts
 
 #: F.softplus that can be told where to write.
 _softplus = torch.ops.aten.softplus.out
@@ -51,27 +50,6 @@ def mean_cross_entropy(logits: Tensor, target: Tensor, background: Side, foregro
     shares = (x if isinstance(x, Tensor) else z.new_full((), x) for x in (background.share, foreground.share))
     loss: Tensor = _MeanCrossEntropy.apply(z, y.to(z.dtype), *shares, background.focus, foreground.focus, power)
     return loss
-
-
-def errors_of_classes(logits: Tensor, target: Tensor, empty: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Soft false positives, false negatives and volumes of the truth, in voxels, of each class of each problem.
-
-    Returns:
-        Three tensors ``(B, K, C)`` for ``K`` problems of ``C`` classes, or ``(1, K, C)`` with ``empty=batch``. Errors of 0 may
-        come out as rounding.
-
-    >>> logits, target = torch.tensor([[[[-20.0, 20.0, 20.0]]]]), torch.tensor([[[[0, 1, 0]]]])
-    >>> fp, fn, volume = errors_of_classes(logits, target, "smooth")
-    >>> fp.tolist(), fn.tolist(), volume.tolist()
-    ([[[0.0, 1.0]]], [[[1.0, 0.0]]], [[[2.0, 1.0]]])
-    """
-    tp, predicted, truth = soft_counts(logits, target, empty)
-    fp, fn = predicted - tp, truth - tp
-    if is_exclusive(logits, target):
-        return fp.unsqueeze(1), fn.unsqueeze(1), truth.unsqueeze(1)
-    voxels = logits.numel() // truth.numel()
-    # what foreground has too much, background lacks
-    return torch.stack([fn, fp], 2), torch.stack([fp, fn], 2), torch.stack([voxels - truth, truth], 2)
 
 
 class _MeanCrossEntropy(torch.autograd.Function):
