@@ -20,7 +20,6 @@ LAWS = (
     "gradient step",
     "permutation of voxels",
     "independence of samples",
-    "every argument",
 )
 
 

@@ -26,7 +26,7 @@ def prepare(
     """Read a data set, check every case, and write the store that training reads."""
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
 
     from calf import run
@@ -36,6 +36,8 @@ def prepare(
             cfg = compose("train", overrides or [], return_hydra_config=True)
             HydraConfig.instance().set_config(cfg)
             folder = run.prepare(cfg, divided=False)
+    except InstantiationException as error:
+        raise _stop(error.__cause__ or error) from None
     except (ValueError, HydraException, OmegaConfBaseException) as error:
         raise _stop(error) from None
     print(f"prepared: {folder}")
@@ -92,6 +94,6 @@ def losses(
         show(entry)
 
 
-def _stop(error: Exception) -> typer.Exit:
+def _stop(error: BaseException) -> typer.Exit:
     typer.echo(f"calf: {error}", err=True)
     return typer.Exit(1)

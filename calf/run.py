@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from calf.data.datamodule import SliceData
     from calf.module import Segmenter
 
+MAPS = "dataset.distance_maps"  # makes some losses faster: the data set keeps its name, or tables would set them apart
 PRIMARY = "dice"  # chooses the checkpoint on validation data, and is what a sweeper optimises
 
 
@@ -75,16 +76,46 @@ class RunPlan:
 
 def plan(cfg: DictConfig) -> RunPlan:
     """Say where the run of this configuration lives. Lists and digests its input files; makes the phantom if need be."""
+    _check(cfg)
     names = _names(cfg)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     config.pop("hydra", None)
     config["names"] = names
     store = _plan_store(cfg)
     split = config["dataset"]["split"]
+    if "path" in split and not Path(split["path"]).is_file():
+        raise ValueError(f"expected dataset.split.path to be a file, got {split['path']}")
     inputs = store.key + (hashlib.sha256(Path(split["path"]).read_bytes()).hexdigest() if "path" in split else "")
     mark = fingerprint(config, inputs)
     folder = RunFolder.of(Path(cfg.runs_dir) / cfg.name, names, cfg.seed, cfg.fold, mark)
     return RunPlan(folder, cfg.name, names, cfg.seed, cfg.fold, mark, config, store)
+
+
+def _check(cfg: DictConfig) -> None:
+    """Raise a ValueError for options that would else be found out late, or never."""
+    trainer = cfg.trainer
+    if cfg.checkpoint not in ("best", "last"):
+        raise ValueError(f"expected checkpoint to be best or last, got {cfg.checkpoint!r}")
+    for key, least in (("seed", 0), ("dataset.batch_size", 1), ("trainer.max_epochs", 1), ("trainer.check_val_every_n_epoch", 1)):
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"expected {key} to be a whole number of at least {least}, got {value!r}")
+    if trainer.check_val_every_n_epoch > trainer.max_epochs:
+        raise ValueError(
+            f"no checkpoint could be chosen: expected trainer.check_val_every_n_epoch of at most trainer.max_epochs = "
+            f"{trainer.max_epochs}, got {trainer.check_val_every_n_epoch}"
+        )
+    for key in ("limit_val_batches", "limit_test_batches"):
+        if key in trainer:
+            raise ValueError(f"every case is scored as a whole: take trainer.{key} away, and fewer patients for a quick look")
+
+
+def _in_words(error: BaseException) -> str | None:
+    """What to tell the user of an error about data or options; ``None`` where a stack trace says more."""
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        _, _, key = str(error).rpartition("full_key: ")
+        return f"{error.__cause__} ({key.strip()})" if key else str(error.__cause__)
+    return str(error) if isinstance(error, ValueError) else None
 
 
 def prepare(cfg: DictConfig, divided: bool = True) -> Path:
@@ -116,7 +147,9 @@ def _names(cfg: DictConfig) -> dict[str, str]:
     changed = dict(_change(item) for item in _task_overrides())
     for noun in names:
         options = [
-            text.removeprefix(f"{noun}.") for key, text in changed.items() if key.startswith(f"{noun}.") and key not in RUN_ONLY
+            text.removeprefix(f"{noun}.")
+            for key, text in changed.items()
+            if key.startswith(f"{noun}.") and key not in (*RUN_ONLY, MAPS)
         ]
         if options:
             names[noun] += f"[{','.join(options)}]"
@@ -145,9 +178,11 @@ def run(cfg: DictConfig) -> float:
     """
     try:
         planned = plan(cfg)
+        if not planned.finished:
+            instantiate(cfg.loss, _convert_="all")  # refuses its options before data are prepared and a folder is made
         _prepare(cfg, planned.store, divided=True)
-    except ValueError as error:  # about the user's data or options, and says so: a stack trace would bury it
-        raise SystemExit(f"calf: {error}") from None
+    except (ValueError, InstantiationException) as error:
+        raise SystemExit(f"calf: {_in_words(error)}") from None  # a stack trace would bury what it says
     before = planned.finished
     if not before:
         _run_planned(cfg, planned)
@@ -167,9 +202,10 @@ def _run_planned(cfg: DictConfig, planned: RunPlan) -> None:
         result = _train_and_test(cfg, planned)
     except BaseException as error:
         tracking.close(failed=True)
-        folder.write_status("failed", error="".join(traceback.format_exception_only(error)).strip())
-        if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
-            raise SystemExit(f"calf: {error.__cause__}") from None  # an option that a constructor refused, in its own words
+        words = _in_words(error)
+        folder.write_status("failed", error=words or "".join(traceback.format_exception_only(error)).strip())
+        if isinstance(error, InstantiationException):
+            raise SystemExit(f"calf: {words}") from None
         raise
     tracking.close(failed=False)
     # epochs of earlier, interrupted processes count too; their start-up does not

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -243,6 +244,8 @@ def test_two_ranks_choose_the_branches_of_the_whole_batch_and_score_each_case_on
         (["model=unet", "model.encoder_name=resnet81"], ["resnet18"]),
         (["dataset=msd", "data_root=/nowhere"], ["/nowhere", "medicaldecathlon"]),
         (["fold=0"], ["single holdout"]),
+        (["loss=focal", "loss.gamma=-1"], ["calf: expected gamma to be at least 0, got -1 (loss)"]),
+        (["dataset.preparation.plane=oblique"], ["calf: preparation.plane is one of", "oblique"]),
     ],
 )
 def test_bad_options_are_named_and_leave_no_run(place, overrides, said):
@@ -254,3 +257,22 @@ def test_bad_options_are_named_and_leave_no_run(place, overrides, said):
     for words in said:
         assert words in process.stdout + process.stderr
     assert not list((place / "runs" / "bad").rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("checkpoint=Best", "expected checkpoint to be best or last, got 'Best'"),
+        ("seed=abc", "expected seed to be a whole number of at least 0, got 'abc'"),
+        ("dataset.batch_size=2.5", "expected dataset.batch_size to be a whole number of at least 1, got 2.5"),
+        ("trainer.max_epochs=0", "expected trainer.max_epochs to be a whole number of at least 1, got 0"),
+        (
+            "trainer.check_val_every_n_epoch=3",
+            "trainer.check_val_every_n_epoch of at most trainer.max_epochs = 2, got 3",
+        ),
+        ("+trainer.limit_test_batches=1", "take trainer.limit_test_batches away"),
+    ],
+)
+def test_what_could_not_work_is_refused_before_anything_is_read(place, composed, override, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        run.plan(composed(*tiny(place, override)))

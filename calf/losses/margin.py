@@ -2,7 +2,8 @@
 
 With truth ``y`` in {0, 1} and logit ``z`` every form is a function of the margin of error ``m = (1 - 2y) z`` alone, which is
 negative where the network is right. Written with plain operations each form keeps three to five tensors of the logits' size
-until the backward pass, and getting that memory costs more than the arithmetic; this function keeps none.
+until the backward pass, and getting that memory costs more than the arithmetic; this function keeps none, but for one where
+FISHER is alone, whose exponent costs more to compute again than to keep.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def margin_sums(z: Tensor, y: Tensor, weight: Tensor, clamp: float | None, plan:
 class _MarginSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, y: Tensor, weight: Tensor, clamp: float | None, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(z, y, weight)
         ctx.clamp, ctx.plan = clamp, plan
+        exponent = None
         margin = torch.addcmul(z, y, z, value=-2)
         if clamp is not None:
             margin.clamp_(-clamp, clamp)
@@ -102,13 +103,18 @@ class _MarginSums(torch.autograd.Function):
                 wrong[rows] = _sums(q, cells)
                 missed[rows] = _sums(q.mul_(_pick(y, cells)), cells)
             else:
+                if form == FISHER:
+                    m = torch.sub(m.new_full((), LN2), m, out=out)
+                    if len(plan) == 1 and cells is None:  # then there is memory to keep it
+                        exponent, out = m, torch.empty_like(m)
                 weighted[rows] += COEFFICIENT[form] * _sums(_summand(form, m, out), cells) * weight[form, rows]
+        ctx.save_for_backward(z, y, weight, exponent)
         return weighted, wrong, missed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        z, y, weight = ctx.saved_tensors
+        z, y, weight, exponent = ctx.saved_tensors
         by_weighted, by_wrong, by_missed = grads
         total, parts = None, []
         for form, cells in ctx.plan:
@@ -116,7 +122,7 @@ class _MarginSums(torch.autograd.Function):
             if form == OVERLAP:
                 slope = _overlap_slope(some_z, some_y, _spread(by_wrong, z, cells), _spread(by_missed, z, cells))
             else:
-                slope = _slope(form, some_z, some_y, _spread(by_weighted * weight[form], z, cells))
+                slope = _slope(form, some_z, some_y, _spread(by_weighted * weight[form], z, cells), exponent)
             if cells is not None:
                 parts.append((cells, slope))
             else:
@@ -163,22 +169,27 @@ def _spread(values: Tensor, x: Tensor, cells: list[int] | None) -> Tensor:
 
 
 def _summand(form: int, m: Tensor, out: Tensor) -> Tensor:
-    """A form of ``m`` but for its coefficient."""
-    if form == FISHER:
-        return _softplus(torch.sub(m.new_full((), LN2), m, out=out), out=out)
+    """A form of ``m``, FISHER of ``ln 2 - m``, but for its coefficient."""
     if form == ARCSINE:
         # atan(exp(-m / 2)), which atan2 computes faster
         return torch.atan2(m.new_ones(()), torch.mul(m, 0.5, out=out).exp_(), out=out)
-    return _softplus(m, out=out) if form == LN else m
+    return m if form == LOGIT else _softplus(m, out=out)
 
 
-def _slope(form: int, z: Tensor, y: Tensor, factor: Tensor) -> Tensor:
-    """The derivative of a form, coefficient included, with respect to ``z``, times a factor that broadcasts over it."""
+def _slope(form: int, z: Tensor, y: Tensor, factor: Tensor, exponent: Tensor | None) -> Tensor:
+    """The derivative of a form, coefficient included, with respect to ``z``, times a factor that broadcasts over it.
+
+    ``exponent`` is ``ln 2 - m``, where FISHER has kept it.
+    """
     if form == LN:
         return torch.sigmoid(z).sub_(y).mul_(factor)
     if form == FISHER:
-        m = torch.addcmul(z, y, z, value=-2)
-        slope = torch.sub(m.new_full((), LN2), m, out=m).sigmoid_().mul_(0.5 * factor)
+        if exponent is None:
+            m = torch.addcmul(z, y, z, value=-2)
+            slope = torch.sub(m.new_full((), LN2), m, out=m).sigmoid_()
+        else:
+            slope = torch.sigmoid(exponent)
+        slope.mul_(0.5 * factor)
     elif form == ARCSINE:
         # 0.25 / cosh(z / 2), which cannot overflow in this form
         e = z.abs().mul_(-0.5).exp_()

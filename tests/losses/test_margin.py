@@ -94,8 +94,9 @@ def test_any_strides_will_do(form):
     torch.testing.assert_close(value_and_gradient(loss, strided[form], y), expected)
 
 
-def test_the_backward_pass_may_be_repeated():
-    y = squares(AREAS["bce_dice"])
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_the_backward_pass_may_be_repeated(branch):
+    y = squares(AREAS[branch])
     logits = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
     value = CALFLoss("batch", "pixels", "global", CLAMP)(logits, y)
     first, second = (torch.autograd.grad(value, logits, retain_graph=True)[0] for _ in range(2))
