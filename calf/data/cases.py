@@ -9,7 +9,10 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Image:
-    """One modality of one case: a 3-D file, or one channel of the last axis of a 4-D file."""
+    """One modality of one case: a 3-D file, one channel of the last axis of a 4-D file, or a folder with one DICOM series.
+
+    NIfTI, and whatever ITK reads (MetaImage, NRRD); see ``calf.data.volumes``.
+    """
 
     path: Path
     channel: int | None = None
@@ -19,8 +22,16 @@ class Image:
 class Case:
     """One examination. Cases of the same ``patient`` never part in a split.
 
-    ``mask`` is what a network is trained on; ``reference``, where there is one, is what it is scored against
-    (the clean truth of a phantom whose annotation is biased). A case without ``mask`` can only be predicted.
+    Attributes:
+        id: unique in the data set.
+        patient: the person. Repeat examinations share it.
+        images: by modality.
+        mask: what a network is trained on: a volume, or a DICOM segmentation. A case without one can only be predicted.
+        reference: where there is one, what is scored against instead (the clean truth of a phantom whose annotation is biased).
+        subset: the official part or fold the case belongs to, as the data set's authors call it.
+        aliases: other names under which the same patient is known in other data sets, such as ``BraTS2021_00012``.
+        partly_labelled: only axial slices that show a label were annotated. The others are unlabelled, not background: nothing
+            is learnt from them and nothing is scored on them.
     """
 
     id: str
@@ -28,6 +39,9 @@ class Case:
     images: dict[str, Image]
     mask: Path | None = None
     reference: Path | None = None
+    subset: str | None = None
+    aliases: tuple[str, ...] = ()
+    partly_labelled: bool = False
 
     def files(self) -> list[Path]:
         """Every file of the case, each once, in a fixed order."""
