@@ -34,8 +34,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from calf.losses.compound import DeepSupervision
 from calf.losses.contract import TakesDistanceMaps
-from calf.losses.distance import signed_distance
+from calf.losses.distance_transform import signed_distance
 
 SHAPE = (32, 1, 256, 256)
 MIB = 2**20
@@ -161,6 +162,9 @@ def rows(device: str, only: list[str]) -> dict[str, Row]:
         raise SystemExit(f"no loss is called {', '.join(sorted(unknown))}; conf/loss has the names")
     with initialize_config_dir(str(conf), version_base="1.3"):
         ours = {name: instantiate(compose(f"loss/{name}").loss).to(device) for name in names}
+    for loss in ours.values():
+        if isinstance(loss, DeepSupervision):
+            loss.eval()  # in which it takes one tensor
     target = discs((0.0, 0.0, 0.002, 0.004, 0.01, 0.02, 0.04, 0.16), device)
     others = peers(device)
     found = {REFERENCE: Row(binary_cross_entropy_with_logits, target, logits_for(target, 2.0))}
@@ -172,7 +176,10 @@ def rows(device: str, only: list[str]) -> dict[str, Row]:
             for branch, areas in BRANCHES.items():
                 y = discs(areas, device)
                 found[f"calf: {branch}"] = Row(loss, y, logits_for(y, 2.0))
-            found["calf: log10, clamped"] = Row(loss, target, logits_for(target, 8.0))
+            # on logits as wide as these torch's own takes longer as well
+            found["calf: log10, clamped"] = Row(loss, target, logits_for(target, 8.0), "calf: log10, clamped")
+            wide = Row(binary_cross_entropy_with_logits, target, logits_for(target, 8.0))
+            found["calf: log10, clamped, BCEWithLogits"] = wide
         if name == "boundary":
             maps = signed_distance(target.bool())
             found["boundary: given maps"] = Row(partial(with_maps, loss, maps), target, logits_for(target, 2.0))

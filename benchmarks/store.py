@@ -39,7 +39,7 @@ def make_store(folder: Path, num_slices: int, filled: int) -> SliceStore:
         planes[index] = rng.integers(0, 64, (PLANES, ROWS, COLUMNS), dtype=np.uint8)
     planes.flush()
     zeros = np.zeros(num_slices, np.int32)
-    np.savez(folder / "index.npz", case=zeros, position=zeros, areas=zeros[:, None])
+    np.savez(folder / "index.npz", case=zeros, position=zeros, areas=zeros[:, None], labelled=zeros == 0)
     target = {"names": ["tumour"], "labels": [[1]], "exclusive": False}
     manifest = {"key": "benchmark", "modalities": list("abcd"), "has_reference": False, "target": target, "cases": []}
     manifest["preparation"] = {"fit": "pad"}

@@ -155,21 +155,13 @@ class Predictions(pl.Callback):
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.slices: dict[int, list[np.ndarray]] = {}
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.slices = {}
 
     def on_test_batch_end(  # type: ignore[override]
-        self, trainer: pl.Trainer, pl_module: Segmenter, outputs: Tensor, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: pl.Trainer, pl_module: Segmenter, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        store = pl_module.data.store
-        for index, mask in zip(batch["slice"].tolist(), outputs.cpu().numpy(), strict=True):
-            number = int(store.case_of_slice[index])
-            collected = self.slices.setdefault(number, [])
-            collected.append(mask)
-            if len(collected) == store.cases[number].grid[0]:
-                write_mask(self.folder.predictions, np.stack(self.slices.pop(number)), store, number)
+        cases = pl_module.data.store.cases
+        for number, mask in outputs["cases"]:
+            write_mask(self.folder.predictions / f"{cases[number].id}.nii.gz", mask, cases[number])
 
 
 class Pictures(pl.Callback):
@@ -182,18 +174,26 @@ class Pictures(pl.Callback):
         if not trainer.is_global_zero:
             return
         from calf.data.datamodule import SliceBatches
-        from calf.module import encode_prediction
 
         store = pl_module.data.store
         indices = slices_to_show(store, pl_module.data.part("val"), self.number)
-        batch = SliceBatches(store, evaluation=True)[indices]
+        slices = SliceBatches(store, evaluation=True, neighbours=pl_module.data.neighbours)
+        batch, predicted = slices[indices], []
         with torch.inference_mode():
-            predicted = encode_prediction(pl_module(batch["image"].to(pl_module.device)), store.target).cpu()
+            for index in indices:
+                case = store.cases[int(store.case_of_slice[index])]
+                needed = case.slices if pl_module.windows else np.array([index])  # in 3-D the network sees whole cases
+                given = slices[needed]
+                masks = pl_module.predict(given["image"].to(pl_module.device), given["box"])
+                predicted.append(masks[int(index - needed[0])].cpu())
         pictures, captions = [], []
         for row, index in enumerate(indices.tolist()):
             case = store.cases[int(store.case_of_slice[index])]
             caption = f"{case.id}, slice {store.position[index]}"
-            image, truth = batch["image"][row, 0].numpy(), batch["reference"][row].numpy()
+            image, truth = (
+                batch["image"][row, pl_module.data.neighbours * len(store.modalities)].numpy(),
+                batch["reference"][row].numpy(),
+            )
             picture = overlay(image, truth, predicted[row].numpy(), caption)
             path = self.folder.path / "pictures" / f"{case.id}-{store.position[index]:03d}.png"
             path.parent.mkdir(exist_ok=True)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    import torch
+    from omegaconf import DictConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -17,42 +23,50 @@ def calf() -> None:
     """Compare segmentation losses on imbalanced medical images. Training is `python train.py` (see its --help)."""
 
 
+Overrides = Annotated[list[str] | None, typer.Argument(help="as for train.py: dataset=msd data_root=...", show_default=False)]
+
+
 @app.command()
-def prepare(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="as for train.py: dataset=msd data_root=...", show_default=False)
-    ] = None,
-) -> None:
+def prepare(overrides: Overrides = None) -> None:
     """Read a data set, check every case, and write the store that training reads."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException, InstantiationException
-    from omegaconf.errors import OmegaConfBaseException
+    with _configured(overrides) as cfg:
+        from calf import run
 
-    from calf import run
+        print(f"prepared: {run.prepare(cfg, divided=False)}")
 
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
-            cfg = compose("train", overrides or [], return_hydra_config=True)
-            HydraConfig.instance().set_config(cfg)
-            folder = run.prepare(cfg, divided=False)
-    except InstantiationException as error:
-        raise _stop(error.__cause__ or error) from None
-    except (ValueError, HydraException, OmegaConfBaseException) as error:
-        raise _stop(error) from None
-    print(f"prepared: {folder}")
+
+@app.command()
+def inspect(
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="where the page is written; default: inspect/<data set>")] = None,
+) -> None:
+    """Prepare a data set where need be, and show its imbalance and what CALF makes of it, as a page and as JSON."""
+    with _configured(overrides) as cfg:
+        from calf import run
+        from calf.inspect import inspect as write_page
+
+        if "layout" not in cfg.dataset:
+            raise ValueError("data sets are inspected one by one: expected dataset=<one of those that are joined>")
+        name = cfg.names.dataset
+        data = run.instantiate(cfg.dataset, name=name, _convert_="all")  # type: ignore[attr-defined]
+        page = write_page(name, data, out or Path("inspect") / name, cfg.dataset.workers)
+        print(f"written: {page}")
 
 
 @app.command()
 def report(
     runs: Annotated[Path, typer.Argument(help="a folder of runs, such as runs/benchmark")],
-    out: Annotated[Path | None, typer.Option(help="where the tables are written; default: <runs>/report")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="the loss that others are compared with; default: bce, else the first by name")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="the one declared in advance, which losses are compared in")] = "dice",
+    out: Annotated[Path | None, typer.Option(help="where the report is written; default: <runs>/report")] = None,
 ) -> None:
-    """Gather finished runs into the table: mean and SD per data set, model and loss."""
+    """Compare the losses of finished runs: tables, tests, figures, and index.html, which shows everything."""
     from calf.report import report as write_report
 
     try:
-        print(f"written: {write_report(runs, out)}")
+        print(f"written: {write_report(runs, out, baseline, metric) / 'index.html'}")
     except ValueError as error:
         raise _stop(error) from None
 
@@ -92,6 +106,75 @@ def losses(
             family = entry.family
             console.rule(family or "other", align="left")
         show(entry)
+
+
+@contextmanager
+def _configured(overrides: list[str] | None) -> Iterator[DictConfig]:
+    """The configuration of ``python train.py OVERRIDES``; what is wrong with it, or with the data, ends the command in words."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException, InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
+            cfg = compose("train", overrides or [], return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)
+            yield cfg
+    except InstantiationException as error:
+        raise _stop(error.__cause__ or error) from None
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        raise _stop(error) from None
+
+
+@app.command()
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="<run folder>/checkpoints/best.ckpt")],
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="one case as modality=PATH for each modality; or paths, if the network takes one", show_default=False
+        ),
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="instead of images: every case of a folder laid out as the training data were")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="where <case>.nii.gz are written; existing ones are replaced")] = Path("predictions"),
+    mirror: Annotated[bool, typer.Option(help="average over each slice and its mirror images: four times the work")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="slices at once; default: as in training", min=1)] = None,
+) -> None:
+    """Segment new images with a trained network; masks are NIfTI files in the images' own grid."""
+    from calf.predict import cases_of
+    from calf.predict import predict as write_predictions
+    from calf.trained import Trained
+
+    try:
+        trained = Trained(checkpoint)
+        if bool(images) == (data_root is not None):
+            raise ValueError("expected images, or --data-root with a data set: one of them")
+        modalities = trained.recipe.preparation.modalities
+        assert modalities is not None
+        cases = cases_of(images, modalities) if images else trained.layout(str(data_root)).cases()
+        bad = write_predictions(trained, cases, out, _device(device), mirror, batch_size)
+    except ValueError as error:
+        raise _stop(error) from None
+    for case, reason in bad.items():
+        typer.echo(f"calf: {case}: {reason}", err=True)
+    typer.echo(f"{len(cases) - len(bad)} of {len(cases)} masks written to {out}; labels.json says what their values mean")
+    if bad:
+        raise typer.Exit(1)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name} cannot be used: {error}") from None
 
 
 def _stop(error: BaseException) -> typer.Exit:

@@ -1,4 +1,4 @@
-"""Segmenter, the one LightningModule: any network and any loss; binary, multi-class or multi-label; slices, so far."""
+"""Segmenter, the one LightningModule: any network and any loss; binary, multi-class or multi-label; slices or volumes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from calf.data.cases import Target
+from calf.data.joined import JoinedStore
+from calf.data.restore import CaseCollector
 from calf.losses.contract import Explores, FollowsEpochs, ObservesDataset, TakesDistanceMaps
 from calf.metrics.overlap import SliceCounts, count_slices
 from calf.metrics.protocol import Protocol
+from calf.metrics.scores import POOLED
+from calf.windows import Windows, as_volume
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
+    from calf.data.augment import Augmentation
     from calf.data.datamodule import Batch, SliceData
 
 
@@ -54,12 +60,22 @@ def encode_prediction(logits: Tensor, target: Target) -> Tensor:
     return (positive << bits.view(1, -1, *[1] * (logits.ndim - 2))).sum(dim=1, dtype=torch.uint8)
 
 
-def inside(box: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boolean (B, H, W), true within each slice's box (B, 4): what lies outside is padding and is not scored."""
-    rows, columns = (torch.arange(length, device=box.device) for length in size)
-    in_rows = (rows >= box[:, 0:1]) & (rows < box[:, 1:2])
-    in_columns = (columns >= box[:, 2:3]) & (columns < box[:, 3:4])
-    return in_rows[:, :, None] & in_columns[:, None, :]
+def inside(box: Tensor, size: Sequence[int]) -> Tensor:
+    """Boolean (B, *size), true within each slice's box (B, 4), or each patch's (B, 6): first and end along each axis.
+
+    What lies outside is padding and is not scored.
+    """
+    within = torch.ones(len(box), *[1] * len(size), dtype=torch.bool, device=box.device)
+    for axis, length in enumerate(size):
+        places = torch.arange(length, device=box.device)
+        along = (places >= box[:, 2 * axis, None]) & (places < box[:, 2 * axis + 1, None])
+        within = within & along.view(-1, *[length if other == axis else 1 for other in range(len(size))])
+    return within
+
+
+def in_unit_range(image: Tensor) -> Tensor:
+    """Stored images, uint8, as float32 in [0, 1]; floating-point images are there already."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image
 
 
 def finest(output: Tensor | Sequence[Tensor]) -> Tensor:
@@ -74,8 +90,8 @@ class Segmenter(pl.LightningModule):
     the device and read when the epoch ends, and the logger is given a step's loss every ``log_every_n_steps``.
 
     Args:
-        network: images (B, C, H, W) in [0, 1] to logits (B, ``target.num_channels``, H, W); in training it may give a list of
-            them, finest first, to a loss that takes a list.
+        network: images (B, C, *S) in [0, 1] to logits (B, ``target.num_channels``, *S), S being (H, W) or, with ``windows``,
+            (D, H, W); in training it may give a list of them, finest first, to a loss that takes a list.
         loss: the contract of ``calf.losses.contract``.
         optimizer: called with the network's and the loss's parameters.
         scheduler: called with the optimizer; stepped once an epoch.
@@ -83,6 +99,8 @@ class Segmenter(pl.LightningModule):
         protocol: turns counts of slices into scores, for validation as for the test.
         seed: with epoch and batch, seeds every random choice of a training step, so that a resumed run repeats it.
         channels_last: memory format of the batches.
+        augment: how training batches are varied, if they are; what is drawn follows from seed, epoch, batch and rank alone.
+        windows: how a network in 3-D sees a whole case; None: the network takes slices.
     """
 
     def __init__(
@@ -95,20 +113,24 @@ class Segmenter(pl.LightningModule):
         protocol: Protocol,
         seed: int = 0,
         channels_last: bool = False,
+        augment: Augmentation | None = None,
+        windows: Windows | None = None,
     ) -> None:
         super().__init__()
         self.network, self.loss = network, loss
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.target, self.protocol, self.seed = target, protocol, seed
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.target, self.protocol, self.seed, self.augment = target, protocol, seed, augment
+        self.windows = windows
+        formats = (torch.contiguous_format, torch.channels_last if windows is None else torch.channels_last_3d)
+        self.memory_format = formats[channels_last]
         self.takers = [part for part in loss.modules() if isinstance(part, TakesDistanceMaps)]
         self.explorers = [part for part in loss.modules() if isinstance(part, Explores)]
         self.slice_counts = SliceCounts()
         self.test_rows: pd.DataFrame | None = None
 
     def forward(self, image: Tensor) -> Any:
-        """Logits of stored images, uint8 (B, C, H, W); a list of them from a network with deep supervision in training."""
-        return self.network((image.float() / 255).contiguous(memory_format=self.memory_format))
+        """Logits of images (B, C, *S), stored uint8 or in [0, 1]; a list of them from deep supervision in training."""
+        return self.network(in_unit_range(image).contiguous(memory_format=self.memory_format))
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer([weight for weight in self.parameters() if weight.requires_grad])
@@ -120,7 +142,9 @@ class Segmenter(pl.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
-        areas = torch.from_numpy(self.data.store.areas[self.data.part("train")]).float().to(self.device)
+        if self.augment is not None and self.augment.moves and self.data.distance_maps:
+            raise ValueError("distance maps of the stored masks do not fit masks that augmentation moves: do without them")
+        areas = torch.from_numpy(self.data.train_areas).float().to(self.device)
         for part in self.loss.modules():
             if isinstance(part, ObservesDataset):
                 part.observe_dataset(areas)
@@ -134,10 +158,13 @@ class Segmenter(pl.LightningModule):
         self.epoch_counts = torch.zeros(len(self.target.names), 4, dtype=torch.int64, device=self.device)
         self.epoch_steps = 0
 
+    def _step_seed(self, batch_index: int) -> int:
+        place = (self.current_epoch * 1_000_000 + batch_index) * 65_537 + self.global_rank
+        return (self.seed * 1_000_003 + place) % 2**63
+
     def _seed_step(self, batch_index: int) -> None:
         """Let dropout and the like follow from seed, epoch and batch alone: the same after a resume, whoever else drew."""
-        place = (self.current_epoch * 1_000_000 + batch_index) * 65_537 + self.global_rank
-        seed = (self.seed * 1_000_003 + place) % 2**63
+        seed = self._step_seed(batch_index)
         # torch.manual_seed costs 0.13 ms: it goes through every kind of device there might be
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -154,7 +181,7 @@ class Segmenter(pl.LightningModule):
         # copies, so that batch statistics are not told of steps that were not taken
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         weights: dict[str, Tensor] = {name: weight for name, weight in self.network.named_parameters() if weight.requires_grad}
-        image = (batch["image"].float() / 255).contiguous(memory_format=self.memory_format)
+        image = batch["image"].contiguous(memory_format=self.memory_format)
         self._seed_step(batch_index)
         with torch.enable_grad():
             loss = loss_function(functional_call(self.network, weights | buffers, (image,)), target)
@@ -174,16 +201,26 @@ class Segmenter(pl.LightningModule):
             explorer.explore(partial(self._trial, batch, batch_index))
             self._seed_step(batch_index)
 
+    def _learnt_from(self, batch: Batch, batch_index: int) -> Batch:
+        """The batch to train on: ``image`` in [0, 1], augmented with ``mask``, and ``valid`` (B, *S), false in padding."""
+        image, mask = in_unit_range(batch["image"]), batch["mask"]
+        valid = inside(batch["box"], mask.shape[1:])
+        if self.augment is not None:
+            drawn = self.augment.sample(image.shape, self._step_seed(batch_index))
+            image, mask = self.augment.apply(drawn, image, mask)
+            valid = self.augment.move_mask(drawn, valid)
+        return batch | {"image": image, "mask": mask, "valid": valid}
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         self._seed_step(batch_index)
+        batch = self._learnt_from(batch, batch_index)
         self._prepare_loss(batch, batch_index)
         output = self(batch["image"])
         loss: Tensor = self.loss(output, decode_mask(batch["mask"], self.target))
         with torch.no_grad():
             logits = finest(output)
             predicted = foreground(encode_prediction(logits, self.target), self.target)
-            valid = inside(batch["box"], (logits.shape[-2], logits.shape[-1]))
-            self.epoch_counts += count_slices(predicted, foreground(batch["mask"], self.target), valid).sum(dim=0)
+            self.epoch_counts += count_slices(predicted, foreground(batch["mask"], self.target), batch["valid"]).sum(dim=0)
             self.epoch_loss += loss.detach()
         self.epoch_steps += 1
         if self.logger is not None and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -200,46 +237,82 @@ class Segmenter(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         self.log_dict(self.train_scores(), sync_dist=False)
 
+    def predict(self, image: Tensor, box: Tensor) -> Tensor:
+        """Masks, uint8 (B, H, W), of slices (B, C, H, W) with their boxes (B, 4); in 3-D these are all slices of one case."""
+        if self.windows is None:
+            return encode_prediction(self(image), self.target)
+        windowed = partial(self.windows, self, batch_size=self.data.batch_size)
+        return encode_prediction(as_volume(windowed, in_unit_range(image), box[0].tolist()), self.target)
+
     def _count(self, batch: Batch) -> Tensor:
         """Count a batch of slices; returns the predicted masks, uint8 (B, H, W)."""
-        predicted = encode_prediction(self(batch["image"]), self.target)
-        if self.protocol.original_grid and "truth" in batch:
-            counts = self._counts_in_own_grid(predicted, batch)
-        else:
-            truth = batch["reference"]
-            valid = inside(batch["box"], (truth.shape[-2], truth.shape[-1]))
-            counts = count_slices(foreground(predicted, self.target), foreground(truth, self.target), valid)
-        self.slice_counts.update(batch["slice"], counts)
+        predicted = self.predict(batch["image"], batch["box"])
+        if self.by_case:
+            return predicted
+        truth, labelled = batch["reference"], batch["labelled"]
+        valid = inside(batch["box"], truth.shape[1:])
+        counts = count_slices(foreground(predicted, self.target), foreground(truth, self.target), valid)
+        self.slice_counts.update(batch["slice"][labelled], counts[labelled])
         return predicted
 
-    def _counts_in_own_grid(self, predicted: Tensor, batch: Batch) -> Tensor:
-        """Counts of masks predicted on resized slices, brought back by nearest neighbour as ``calf.data.restore`` does."""
-        counts = torch.zeros(len(predicted), len(self.target.names), 4, dtype=torch.int64, device=predicted.device)
-        for grid in batch["grid"].unique(dim=0):
-            own = (batch["grid"] == grid).all(dim=1)
-            rows, columns = grid.tolist()
-            mask = F.interpolate(predicted[own, None].float(), (rows, columns), mode="nearest-exact")[:, 0].to(torch.uint8)
-            truth = batch["truth"][own, :rows, :columns]
-            counts[own] = count_slices(foreground(mask, self.target), foreground(truth, self.target))
-        return counts
+    @property
+    def by_case(self) -> bool:
+        """Whether stored pixels are not the voxels that are scored, so that a case is brought back before it is counted."""
+        return self.protocol.original_grid and not self.data.store.unchanged
+
+    def _collect(self, batch: Batch, predicted: Tensor) -> list[tuple[int, NDArray[np.uint8]]]:
+        """The cases that this batch completes, in the voxels of their own files, counted if they have to be."""
+        done = list(self.collector.add(batch["slice"].cpu().numpy(), predicted.cpu().numpy()))
+        if self.by_case:
+            for number, mask in done:
+                self._count_case(number, mask)
+        return done
+
+    def _count_case(self, number: int, mask: NDArray[np.uint8]) -> None:
+        store = self.data.store
+        annotated = store.cases[number].annotated
+        valid = None if annotated is None else torch.from_numpy(np.broadcast_to(annotated, mask.shape).copy())[None]
+        predicted, truth = (foreground(torch.from_numpy(x)[None], self.target) for x in (mask, store.truth(number)))
+        counts = count_slices(predicted, truth, valid)
+        self.slice_counts.update(torch.tensor([number], device=self.device), counts.to(self.device))
 
     def _rows(self) -> pd.DataFrame:
         slice_index, counts = self.slice_counts.compute()
         self.slice_counts.reset()
         store = self.data.store
         cases = store.case_table(stored=not self.protocol.original_grid)
-        return self.protocol.rows(slice_index, counts, store.slice_table, cases, self.target.names)
+        # the table of what was counted: whole cases, or their annotated slices
+        units = pd.DataFrame({"case": cases.index}) if self.by_case else store.slice_table[store.labelled]
+        if not isinstance(store, JoinedStore):
+            return self.protocol.rows(slice_index, counts, units, cases, self.target.names)
+        part_of_unit = units["case"].map(store.part_of_case).reindex(slice_index.reshape(-1).numpy()).to_numpy()
+        found = []
+        for part in dict.fromkeys(part_of_unit):  # tested apart: a batch of pooled slices never mixes data sets
+            own = torch.from_numpy(part_of_unit == part)
+            rows = self.protocol.rows(slice_index.reshape(-1)[own], counts[own], units, cases, self.target.names)
+            pooled = rows["status"] == POOLED
+            found.append(rows.assign(part=part, case=rows["case"].where(~pooled, f"{part}:" + rows["case"])))
+        return pd.concat(found, ignore_index=True)
+
+    def on_validation_start(self) -> None:
+        self.collector = CaseCollector(self.data.store)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        self._count(batch)
+        predicted = self._count(batch)
+        if self.by_case:
+            self._collect(batch, predicted)
 
     def on_validation_epoch_end(self) -> None:
         scores = self.protocol.summarise(self._rows())
         # every rank has gathered the same counts
         self.log_dict({f"val/{name}": value for name, value in scores.items()}, rank_zero_only=False, sync_dist=False)
 
-    def test_step(self, batch: Batch, batch_index: int) -> Tensor:
-        return self._count(batch)
+    def on_test_start(self) -> None:
+        self.collector = CaseCollector(self.data.store)
+
+    def test_step(self, batch: Batch, batch_index: int) -> dict[str, list[tuple[int, NDArray[np.uint8]]]]:
+        """``cases``: numbers and masks (X, Y, Z), in RAS order, of those that this batch completes."""
+        return {"cases": self._collect(batch, self._count(batch))}
 
     def on_test_epoch_end(self) -> None:
         self.test_rows = self._rows()

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from calf.data.store import SliceStore
+from calf.data.views import Samples
 
 # Okabe & Ito's palette: told apart by colour-blind readers
 TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)
@@ -15,7 +15,7 @@ PANEL = 288
 CAPTION = 20
 
 
-def slices_to_show(store: SliceStore, indices: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+def slices_to_show(store: Samples, indices: NDArray[np.int64], number: int) -> NDArray[np.int64]:
     """The slice with the largest target area of each of the first ``number`` cases among these slices."""
     chosen = []
     for case in np.unique(store.case_of_slice[indices])[:number]:

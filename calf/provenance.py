@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,30 @@ RUN_ONLY = (
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
 )
-PACKAGES = ("calf", "torch", "pytorch-lightning", "segmentation-models-pytorch", "monai", "numpy", "scipy", "nibabel")
+PACKAGES = ("calf", "torch", "pytorch-lightning", "segmentation-models-pytorch", "monai", "kornia", "numpy", "scipy", "nibabel")
+
+
+def run_only(key: str) -> bool:
+    """Whether a dotted key is, or lies in, one of ``RUN_ONLY``; a part of joined data counts as a data set.
+
+    >>> run_only("dataset.parts.upenn.layout.root"), run_only("dataset.parts.upenn.target"), run_only("names.loss")
+    (True, False, True)
+    """
+    key = re.sub(r"^dataset\.parts\.[^.]+\.", "dataset.", key)
+    return f"{key}.".startswith(tuple(f"{dotted}." for dotted in RUN_ONLY))
 
 
 def fingerprint(config: dict[str, Any], store_key: str) -> str:
     """SHA-256 of the resolved configuration without ``RUN_ONLY`` keys, and of the key of the prepared data."""
-    kept = json.loads(json.dumps(config))
-    for dotted in RUN_ONLY:
-        *parents, last = dotted.split(".")
-        node = kept
-        for parent in parents:
-            node = node.get(parent, {})
-        node.pop(last, None)
-    return hashlib.sha256(json.dumps([kept, store_key], sort_keys=True).encode()).hexdigest()
+
+    def kept(node: dict[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            key: kept(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+            for key, value in node.items()
+            if not run_only(f"{prefix}{key}")
+        }
+
+    return hashlib.sha256(json.dumps([kept(config, ""), store_key], sort_keys=True).encode()).hexdigest()
 
 
 def commit() -> str | None:

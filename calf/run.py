@@ -19,15 +19,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from calf.data.build import StorePlan, left_out, open_store, plan_store
-from calf.data.splits import check_parts, divide
-from calf.data.store import SliceStore
+from calf.data.joined import JoinedStore, source_of
+from calf.data.joined_plan import JoinedPlan, Part
+from calf.data.leakage import lines, same_persons
+from calf.data.splits import Split, check_parts, divide
+from calf.data.views import Samples, view_of
 from calf.files import write_json, write_text
-from calf.provenance import RUN_ONLY, commit, fingerprint, versions
+from calf.provenance import commit, fingerprint, run_only, versions
 from calf.runfolder import RunFolder
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from calf.data.augment import Augmentation
     from calf.data.datamodule import SliceData
     from calf.module import Segmenter
 
@@ -46,7 +50,7 @@ class RunPlan:
     fold: int | None
     fingerprint: str
     config: dict[str, Any]
-    store: StorePlan
+    store: StorePlan | JoinedPlan
 
     @property
     def which(self) -> str:
@@ -82,10 +86,12 @@ def plan(cfg: DictConfig) -> RunPlan:
     config.pop("hydra", None)
     config["names"] = names
     store = _plan_store(cfg)
-    split = config["dataset"]["split"]
-    if "path" in split and not Path(split["path"]).is_file():
-        raise ValueError(f"expected dataset.split.path to be a file, got {split['path']}")
-    inputs = store.key + (hashlib.sha256(Path(split["path"]).read_bytes()).hexdigest() if "path" in split else "")
+    inputs = store.key
+    for dataset in config["dataset"].get("parts", {"": config["dataset"]}).values():
+        if "path" in (split := dataset["split"]):
+            if not Path(split["path"]).is_file():
+                raise ValueError(f"expected dataset.split.path to be a file, got {split['path']}")
+            inputs += hashlib.sha256(Path(split["path"]).read_bytes()).hexdigest()
     mark = fingerprint(config, inputs)
     folder = RunFolder.of(Path(cfg.runs_dir) / cfg.name, names, cfg.seed, cfg.fold, mark)
     return RunPlan(folder, cfg.name, names, cfg.seed, cfg.fold, mark, config, store)
@@ -108,6 +114,12 @@ def _check(cfg: DictConfig) -> None:
     for key in ("limit_val_batches", "limit_test_batches"):
         if key in trainer:
             raise ValueError(f"every case is scored as a whole: take trainer.{key} away, and fewer patients for a quick look")
+    rule = instantiate(cfg.dataset.filter)
+    if rule.filters and set(rule.parts) != {"train"} and "Paper" not in cfg.protocol._target_:
+        raise ValueError(
+            f"dataset.filter.parts={list(rule.parts)} leaves slices of tested cases out, and protocol=per_case scores cases as a "
+            "whole: filter train alone, or take protocol=paper"
+        )
 
 
 def _in_words(error: BaseException) -> str | None:
@@ -126,30 +138,78 @@ def prepare(cfg: DictConfig, divided: bool = True) -> Path:
     return _prepare(cfg, _plan_store(cfg), divided).folder
 
 
-def _prepare(cfg: DictConfig, planned: StorePlan, divided: bool) -> SliceStore:
-    store = open_store(planned, cfg.dataset.skip_bad_cases, cfg.dataset.workers)
-    for line in left_out(planned, store):
+def _prepare(cfg: DictConfig, planned: StorePlan | JoinedPlan, divided: bool) -> Samples:
+    store: Samples
+    if isinstance(planned, JoinedPlan):
+        store = planned.open(cfg.dataset.skip_bad_cases, cfg.dataset.workers)
+    else:
+        store = view_of(
+            open_store(planned, cfg.dataset.skip_bad_cases, cfg.dataset.workers), cfg.dataset.get("samples", "slices")
+        )
+    for line in _left_out(planned, store):
         print(line)
     if divided:
-        check_parts(store, divide(store, instantiate(cfg.dataset.split), cfg.fold))
+        split, said = _divide(cfg, planned, store)
+        for line in said:
+            print(line)
+        check_parts(store, split)
     return store
 
 
-def _plan_store(cfg: DictConfig) -> StorePlan:
+def _divide(cfg: DictConfig, planned: StorePlan | JoinedPlan, store: Samples) -> tuple[Split, list[str]]:
+    """Who is in which part, and what is to be said of people who are there twice, one line each."""
+    if isinstance(planned, JoinedPlan):
+        assert isinstance(store, JoinedStore)
+        return planned.divide(store)
+    duplicates = cfg.dataset.get("duplicates", "group")
+    split = divide(store, instantiate(cfg.dataset.split, _convert_="all"), cfg.fold, duplicates)
+    return split, lines(same_persons({"": store.cases}), duplicates)
+
+
+def _left_out(planned: StorePlan | JoinedPlan, store: Samples) -> list[str]:
+    if isinstance(planned, JoinedPlan):
+        assert isinstance(store, JoinedStore)
+        return planned.left_out(store)
+    return left_out(planned, store)
+
+
+def _plan_store(cfg: DictConfig) -> StorePlan | JoinedPlan:
+    if "parts" not in cfg.dataset:
+        return _plan_one(cfg.names.dataset, cfg.dataset)
+    parts = {
+        str(name): Part(
+            _plan_one(str(name), node),
+            instantiate(node.split, _convert_="all"),
+            node.fold,
+            node.get("samples", "slices"),
+            node.get("duplicates", "group"),
+        )
+        for name, node in cfg.dataset.parts.items()
+    }
+    return JoinedPlan(parts, cfg.dataset.train_on, cfg.dataset.test_on, cfg.dataset.duplicates)
+
+
+def _plan_one(name: str, node: DictConfig) -> StorePlan:
     # converted: dataclasses that are hashed and pickled hold lists and tuples, not configuration nodes
-    layout, preparation = (instantiate(cfg.dataset[part], _convert_="all") for part in ("layout", "preparation"))
-    return plan_store(cfg.names.dataset, layout, cfg.dataset.target, preparation, Path(cfg.dataset.stores_dir))
+    layout, preparation = (instantiate(node[part], _convert_="all") for part in ("layout", "preparation"))
+    return plan_store(name, layout, node.target, preparation, Path(node.stores_dir))
 
 
 def _names(cfg: DictConfig) -> dict[str, str]:
-    """The chosen file of each noun, with the options that the command line changed: ``calf[scope=dataset]``."""
+    """The chosen file of each noun, with the options that the command line changed: ``calf[scope=dataset]``.
+
+    Augmentation counts with the data that it varies.
+    """
     names = {noun: str(cfg.names[noun]) for noun in ("dataset", "model", "loss")}
     changed = dict(_change(item) for item in _task_overrides())
     for noun in names:
         options = [
             text.removeprefix(f"{noun}.")
             for key, text in changed.items()
-            if key.startswith(f"{noun}.") and key not in (*RUN_ONLY, MAPS)
+            if f"{key}.".startswith((f"{noun}.", "augment.") if noun == "dataset" else f"{noun}.")
+            and key != noun
+            and not run_only(key)
+            and key != MAPS
         ]
         if options:
             names[noun] += f"[{','.join(options)}]"
@@ -163,7 +223,7 @@ def _change(override: str) -> tuple[str, str]:
     (('loss.terms.focal', 'loss.terms.focal=focal'), ('loss.terms.dice', 'loss.terms.dice=none'), ('loss.gamma', 'loss.gamma=1'))
     """
     key, assigned, value = override.lstrip("+~").partition("=")
-    key = key.rpartition("@")[2]
+    key = key.rpartition("@")[2].replace("/", ".")
     return key, f"{key}={value}" if assigned and not override.startswith("~") else f"{key}=none"
 
 
@@ -179,7 +239,9 @@ def run(cfg: DictConfig) -> float:
     try:
         planned = plan(cfg)
         if not planned.finished:
-            instantiate(cfg.loss, _convert_="all")  # refuses its options before data are prepared and a folder is made
+            # refuse their options before data are prepared and a folder is made
+            instantiate(cfg.loss, _convert_="all")
+            _augmentation(cfg)
         _prepare(cfg, planned.store, divided=True)
     except (ValueError, InstantiationException) as error:
         raise SystemExit(f"calf: {_in_words(error)}") from None  # a stack trace would bury what it says
@@ -257,14 +319,26 @@ def _train_and_test(cfg: DictConfig, planned: RunPlan) -> dict[str, Any]:
     return result
 
 
+def _augmentation(cfg: DictConfig) -> Augmentation | None:
+    augment: Augmentation | None = instantiate(cfg.augment, _convert_="all") if cfg.augment else None
+    if augment is not None and augment.moves and cfg.dataset.distance_maps:
+        raise ValueError(
+            "distance maps kept beside the store do not fit masks that augmentation moves: expected dataset.distance_maps=false "
+            "(the loss then computes them), or an augment without flips, rotation and scale"
+        )
+    return augment
+
+
 def _build_module(cfg: DictConfig, data: SliceData) -> Segmenter:
     import torch
 
     from calf.module import Segmenter
+    from calf.windows import Windows, check_network
 
-    network = instantiate(cfg.model, in_channels=len(data.store.modalities), classes=data.target.num_channels, _convert_="all")
+    network = instantiate(cfg.model, in_channels=data.in_channels, classes=data.target.num_channels, _convert_="all")
+    check_network(network, data.in_channels, data.target.num_channels, data.batch_size, data.patch)
     if cfg.channels_last:
-        network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last if data.patch is None else torch.channels_last_3d)
     if cfg.compile:
         network.compile()
     return Segmenter(
@@ -276,6 +350,8 @@ def _build_module(cfg: DictConfig, data: SliceData) -> Segmenter:
         instantiate(cfg.protocol),
         cfg.seed,
         cfg.channels_last,
+        _augmentation(cfg),
+        None if data.patch is None else Windows(data.patch, **cfg.windows),
     )
 
 
@@ -290,27 +366,38 @@ def _callbacks(cfg: DictConfig, folder: RunFolder) -> list[pl.Callback]:
     return callbacks
 
 
-def _data(planned: StorePlan, data: SliceData) -> dict[str, Any]:
+def _data(planned: StorePlan | JoinedPlan, data: SliceData) -> dict[str, Any]:
     """What a checkpoint needs to know of its data to be used again, and where the tested cases lie."""
-    tested = [case for case in planned.cases if case.patient in data.division.test]
+    manifest, store = data.store.manifest, data.store
+    plans = {name: part.plan for name, part in planned.parts.items()} if isinstance(planned, JoinedPlan) else {None: planned}
+    listed = {(name, case.id): case for name, plan in plans.items() for case in plan.cases}
+    tested = {}
+    for number, stored in enumerate(store.cases):
+        if stored.patient not in data.division.test:
+            continue
+        source = source_of(store, number)
+        case = listed[source.part, source.case]
+        tested[stored.id] = {
+            "dataset": source.part,
+            "images": {
+                name: [str(image.path.resolve()), image.channel]
+                for name, image in case.images.items()
+                if source.modality in (None, name)
+            },
+            "mask": str(case.mask),
+            "reference": str(case.reference) if case.reference else None,
+        }
     return {
-        **{key: data.store.manifest[key] for key in ("modalities", "target", "preparation")},
-        "labels": planned.labels,
-        "test_cases": {
-            case.id: {
-                "images": {name: [str(image.path.resolve()), image.channel] for name, image in case.images.items()},
-                "mask": str(case.mask),
-                "reference": str(case.reference) if case.reference else None,
-            }
-            for case in tested
-        },
+        **{key: manifest[key] for key in ("modalities", "target", "preparation", "samples", "parts") if key in manifest},
+        "labels": next(iter(plans.values())).labels if len(plans) == 1 else {name: plan.labels for name, plan in plans.items()},
+        "test_cases": tested,
     }
 
 
-def _scored_on(store: SliceStore, original_grid: bool) -> str:
-    if original_grid or not store.resized:
+def _scored_on(store: Samples, original_grid: bool) -> str:
+    if original_grid or store.unchanged:
         return "original grid"
-    return "slices resized to {} x {}".format(*store.manifest["preparation"]["size"])
+    return "slices of {} x {} pixels as stored".format(*store.manifest["preparation"]["size"])
 
 
 def _number(value: float | None) -> float | None:
@@ -328,10 +415,13 @@ def _result(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmente
         assert set(rows["case"]) == tested, f"scored {sorted(set(rows['case']) ^ tested)} amiss"
     scores = {name: _number(value) for name, value in module.protocol.summarise(rows).items()}
     names = planned.names
+    part = rows.pop("part") if "part" in rows else None
     context = {"protocol": module.protocol.name, "dataset": names["dataset"], "split": data.division.hash}
     context |= {"fold": cfg.fold, "seed": cfg.seed, "model": names["model"], "loss": names["loss"]}
     for position, (column, entry) in enumerate(context.items()):
         rows.insert(position, column, entry)
+    if part is not None:  # tested apart; the name of the whole keeps them from rows of runs on the part alone
+        rows["dataset"] = names["dataset"] + "/" + part
     write_text(planned.folder.cases, rows.to_csv(index=False))
     write_json(planned.folder.path / "split.json", {part: getattr(data.division, part) for part in ("train", "val", "test")})
     write_json(planned.folder.path / "data.json", _data(planned.store, data))
@@ -352,7 +442,9 @@ def _result(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmente
         "store_key": planned.store.key,
         "split_hash": data.division.hash,
         "scored_on": _scored_on(data.store, module.protocol.original_grid),
-        "left_out": left_out(planned.store, data.store),
+        "left_out": _left_out(planned.store, data.store),
+        "same_person_twice": _divide(cfg, planned.store, data.store)[1],
+        "slices": data.kept,
         "commit": commit(),
         "versions": versions(),
     }

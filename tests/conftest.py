@@ -21,7 +21,7 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def composed() -> Callable[..., DictConfig]:
     """The configuration of `python train.py OVERRIDES`."""
 

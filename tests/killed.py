@@ -7,6 +7,8 @@ import signal
 import sys
 from typing import Any
 
+sys.path.pop(0)  # this folder, whose inspect/ would be taken for the standard library's
+
 from calf.callbacks import History
 from tests.conftest import ROOT
 

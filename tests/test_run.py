@@ -79,10 +79,14 @@ def test_a_run_leaves_its_numbers_and_where_they_came_from(train):
     assert len(np.unique(np.asarray(Image.open(picture)))) > 10
 
 
-RESIZED = ("dataset.preparation.fit=resize", "dataset.preparation.size=[48,32]")
+WAYS = {
+    "padded": [],
+    "resized": ["dataset.preparation.fit=resize", "dataset.preparation.size=[48,32]"],
+    "resampled": ["dataset.preparation.spacing_mm=[4,8,10]", "dataset.preparation.crop=foreground", "dataset.neighbours=1"],
+}
 
 
-@pytest.mark.parametrize("prepared", [(), RESIZED], ids=["padded", "resized"])
+@pytest.mark.parametrize("prepared", list(WAYS.values()), ids=list(WAYS))
 def test_predictions_are_the_scored_masks_in_the_grid_of_the_patient(train, prepared):
     planned = train("name=predicted", "loss=dice", "trainer.max_epochs=8", "optim.lr=1e-2", *prepared)
     assert planned.folder.result["scored_on"] == "original grid"

@@ -1,34 +1,41 @@
 """Builds a store from a layout: every case prepared once, in parallel, restartable, atomic.
 
-Each case is prepared into a part of its own, named by the digest of its files, under ``<store>.parts``; a killed build finds
-the parts that are done. When all are there they are joined into a new folder, which takes its final name last.
+Each case is cut into slices in a part of its own, named by the digest of its files, under ``<store>.parts``; a killed build
+finds the parts that are done. When all are there they are fitted into planes of one size in a new folder, which takes its final
+name last.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 from rich.progress import track
 
 from calf.data.cases import Case, Layout, Target
-from calf.data.prepare import Preparation, box_in, planes_of_case, to_slices
+from calf.data.geometry import Geometry, slice_grid
+from calf.data.prepare import Preparation, Slices, cut, whole
 from calf.data.store import VERSION, SliceStore, areas_of
-from calf.data.volumes import VolumeError, encode_target, read_case, read_header
+from calf.data.views import Samples
+from calf.data.volumes import CaseVolumes, VolumeError, content_digest, encode_target, files_of, read_case
 from calf.files import write_json
 
 # of the size chosen for a data set: networks halve it five times, CALF's regions divide it
 MULTIPLE = 32
+GEOMETRY = [field.name for field in fields(Geometry)]
 
 
 class PreparationError(ValueError):
@@ -66,6 +73,10 @@ def plan_store(name: str, layout: Layout, target: str, preparation: Preparation,
     modalities = preparation.modalities or tuple(layout.modalities)
     if unknown := [modality for modality in modalities if modality not in layout.modalities]:
         raise ValueError(f"modalities {unknown} are not among this data set's: {', '.join(layout.modalities)}")
+    if preparation.onto is not None and preparation.onto not in layout.modalities:
+        raise ValueError(
+            f"preparation.onto={preparation.onto} is not a modality of this data set: {', '.join(layout.modalities)}"
+        )
     settings = asdict(preparation) | {"modalities": modalities}
     preparation = Preparation(**settings)
     listed = layout.cases()
@@ -80,6 +91,9 @@ def plan_store(name: str, layout: Layout, target: str, preparation: Preparation,
             "images": {m: [digests[str(i.path)], i.channel] for m, i in case.images.items() if m in modalities},
             "mask": digests[str(case.mask)],
             "reference": digests[str(case.reference)] if case.reference else None,
+            "subset": case.subset,
+            "aliases": case.aliases,
+            "partly_labelled": case.partly_labelled,
         }
         for case in cases
     ]
@@ -97,20 +111,27 @@ def plan_store(name: str, layout: Layout, target: str, preparation: Preparation,
 
 
 def _digests(paths: Iterable[Path], stores_dir: Path) -> dict[str, str]:
-    """SHA-256 of each file; remembered by path, size and modification time, so that a large set is read once."""
+    """SHA-256 of each input, of a folder of all its files; remembered by path, size and modification time of each file."""
     memory = stores_dir / "digests.json"
     stores_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(stores_dir / "digests.lock"):
         known: dict[str, list[Any]] = json.loads(memory.read_text()) if memory.exists() else {}
-        real = {str(path): str(path.resolve()) for path in paths}
-        stamps = {path: [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in set(real.values())}
-        new = sorted(path for path, stamp in stamps.items() if known.get(path, [])[:2] != stamp)
+        real = {str(path): [str(file.resolve()) for file in files_of(path)] for path in paths}
+        stamps = {
+            file: [os.stat(file).st_size, os.stat(file).st_mtime_ns]
+            for file in {file for files in real.values() for file in files}
+        }
+        new = sorted(file for file, stamp in stamps.items() if known.get(file, [])[:2] != stamp)
         for path in track(new, description="digest of the input files", transient=True, disable=len(new) < 100):
-            with open(path, "rb") as file:
-                known[path] = [*stamps[path], hashlib.file_digest(file, "sha256").hexdigest()]
+            with open(path, "rb") as content:
+                known[path] = [*stamps[path], hashlib.file_digest(content, "sha256").hexdigest()]
         if new:
             write_json(memory, known)
-    return {given: known[path][2] for given, path in real.items()}
+    return {given: _joint([known[file][2] for file in files]) for given, files in real.items()}
+
+
+def _joint(digests: list[str]) -> str:
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def open_store(plan: StorePlan, skip_bad_cases: bool = False, workers: int | None = None) -> SliceStore:
@@ -125,7 +146,7 @@ def open_store(plan: StorePlan, skip_bad_cases: bool = False, workers: int | Non
     return store
 
 
-def left_out(plan: StorePlan, store: SliceStore) -> list[str]:
+def left_out(plan: StorePlan, store: Samples) -> list[str]:
     """What the data set lists and the store does not hold, one line each."""
     skipped = [f"left out: {case}: {reason}" for case, reason in sorted(store.manifest["skipped"].items())]
     return skipped + [f"left out: {case}: it has no mask" for case in plan.unmasked]
@@ -140,44 +161,44 @@ def _refusal(plan: StorePlan, bad: dict[str, str]) -> PreparationError:
 
 
 def _build(plan: StorePlan, skip_bad_cases: bool, workers: int) -> None:
-    bad: dict[str, str] = {}
-    size = plan.preparation.size or _largest_slice(plan, bad)
     parts = plan.folder.with_name(plan.folder.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
-    todo = [case for case in plan.cases if case.id not in bad and not _part(parts, case, plan).exists()]
-    bad |= _prepare_all(plan, todo, parts, size, min(workers, len(todo)))
-    good = [case for case in plan.cases if case.id not in bad]
-    if bad and (not skip_bad_cases or not good):
-        raise _refusal(plan, bad)
-    _join(plan, good, bad, parts, size)
+    todo = [case for case in plan.cases if not _part(parts, case, plan).exists()]
+    with _room_on_disk(plan.folder):
+        bad = _prepare_all(plan, todo, parts, min(workers, len(todo)))
+        good = [case for case in plan.cases if case.id not in bad]
+        if bad and (not skip_bad_cases or not good):
+            raise _refusal(plan, bad)
+        _join(plan, good, bad, parts)
     shutil.rmtree(parts)
 
 
-def _largest_slice(plan: StorePlan, bad: dict[str, str]) -> tuple[int, int]:
-    sizes = []
-    for case in plan.cases:
-        try:
-            assert case.mask is not None
-            sizes.append(plan.preparation.grid(read_header(case.mask).ras_shape)[1:])
-        except VolumeError as error:
-            bad[case.id] = str(error)
-    if not sizes:
-        raise _refusal(plan, bad)
-    largest = (max(rows for rows, _ in sizes), max(columns for _, columns in sizes))
-    return -(-largest[0] // MULTIPLE) * MULTIPLE, -(-largest[1] // MULTIPLE) * MULTIPLE
+@contextmanager
+def _room_on_disk(folder: Path) -> Iterator[None]:
+    """A full disk in words; what is prepared stays, and a store that was there before is not touched."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        shutil.rmtree(folder.with_name(folder.name + ".building"), ignore_errors=True)
+        raise PreparationError(
+            f"no room on the disk of {folder.parent.absolute()} for {folder.name} ({error.strerror}): free some, or choose "
+            "another place with stores_dir=...; the same command then goes on with the cases that are prepared"
+        ) from error
 
 
 def _part(parts: Path, case: Case, plan: StorePlan) -> Path:
     digest = hashlib.sha256(" ".join([case.id, *(plan.digests[str(path)] for path in case.files())]).encode()).hexdigest()
-    return parts / f"{digest[:24]}.npy"
+    return parts / f"{digest[:24]}.npz"
 
 
-def _prepare_all(plan: StorePlan, cases: list[Case], parts: Path, size: tuple[int, int], workers: int) -> dict[str, str]:
+def _prepare_all(plan: StorePlan, cases: list[Case], parts: Path, workers: int) -> dict[str, str]:
     """Prepare each case into its part; returns the reasons of those that cannot be."""
     bad: dict[str, str] = {}
     if not cases:
         return bad
-    arguments = {case.id: (case, plan, _part(parts, case, plan), size) for case in cases}
+    arguments = {case.id: (case, plan, _part(parts, case, plan)) for case in cases}
     text = f"prepare {plan.folder.name}"
     if workers == 1:
         for case_id in track(arguments, description=text):
@@ -192,89 +213,144 @@ def _prepare_all(plan: StorePlan, cases: list[Case], parts: Path, size: tuple[in
     return bad
 
 
-def _prepare_part(case: Case, plan: StorePlan, part: Path, size: tuple[int, int]) -> str | None:
+def _prepare_part(case: Case, plan: StorePlan, part: Path) -> str | None:
     """Prepare one case; the reason instead of an exception when its files are at fault."""
     preparation = plan.preparation
     assert preparation.modalities is not None
     try:
-        volumes = read_case(case, preparation.modalities, plan.labels)
+        volumes = read_case(case, preparation.modalities, plan.labels, preparation.onto)
+        content = {
+            name: "" if image.min() == image.max() else content_digest(image)
+            for name, image in zip(preparation.modalities, volumes.images, strict=True)
+        }
         masks = [encode_target(volumes.mask, plan.target)]
         if plan.has_reference:
             masks.append(masks[0] if volumes.reference is None else encode_target(volumes.reference, plan.target))
-        planes = planes_of_case(volumes.images, masks, preparation, size)
-        truth = np.ascontiguousarray(to_slices(masks[-1], preparation.plane))
+        annotated = _annotated(case, volumes, preparation)
+        if annotated is not None:
+            masks.append(annotated)
+        truth = masks[plan.has_reference]
+        slices = cut(volumes.images, masks, volumes, preparation)
     except ValueError as error:
         return str(error)
-    shape = volumes.mask.shape
-    grid = preparation.grid(shape)
-    box = box_in(size, *grid[1:], preparation.fit)
-    pixels = (box[1] - box[0]) * (box[3] - box[2])
-    geometry = {
+    geometry = slices.geometry(volumes, preparation, (1, 1))
+    masks_kept = 1 + plan.has_reference
+    labelled = np.ones(len(slices.masks), bool) if annotated is None else slices.masks[:, masks_kept:].any(axis=(1, 2, 3))
+    entry = {
         "id": case.id,
         "patient": case.patient,
-        "shape": shape,
-        "grid": grid,
-        "spacing_mm": [float(step) for step in volumes.spacing_mm],
-        "affine": np.asarray(volumes.original_affine).tolist(),
-        "original_shape": list(volumes.original_shape),
-        "box": box,
-        # after resizing a stored pixel stands for a different area
-        "stored_voxel_volume_mm3": float(np.prod(volumes.spacing_mm)) * grid[1] * grid[2] / pixels,
+        "subset": case.subset,
+        "aliases": case.aliases,
+        "content": content,
+        "annotated_slices": None if annotated is None else np.flatnonzero(annotated.any(axis=(0, 1))).tolist(),
+        **asdict(geometry),
     }
-    write_json(part.with_suffix(".json"), geometry)
-    if preparation.fit == "resize":
-        np.save(part.with_suffix(".truth.npy"), truth)
     partial = part.with_suffix(".partial")
     with open(partial, "wb") as file:
-        np.save(file, planes)
+        np.savez(
+            file,
+            entry=np.array(json.dumps(entry)),
+            images=slices.images,
+            masks=slices.masks[:, :masks_kept],
+            labelled=labelled,
+            truth=np.zeros(0, np.uint8) if _unchanged(geometry, preparation) else np.ascontiguousarray(truth),
+        )
     partial.replace(part)
     return None
 
 
-def _join_truth(building: Path, files: list[Path], geometry: list[dict[str, Any]]) -> None:
-    """``truth.npy`` of all cases, each slice at the top left of a plane that holds the largest."""
-    shape = (sum(entry["grid"][0] for entry in geometry), *(max(entry["grid"][axis] for entry in geometry) for axis in (1, 2)))
-    planes = np.lib.format.open_memmap(building / "truth.npy", mode="w+", dtype=np.uint8, shape=shape)
-    for file, entry in zip(files, geometry, strict=True):
-        part = np.load(file.with_suffix(".truth.npy"))
-        planes[entry["first"] : entry["first"] + len(part), : part.shape[1], : part.shape[2]] = part
-    planes.flush()
+def _annotated(case: Case, volumes: CaseVolumes, preparation: Preparation) -> NDArray[np.uint8] | None:
+    """The annotated axial slices of a partly labelled case, as a mask of ones."""
+    if not case.partly_labelled:
+        return None
+    if preparation.plane != "axial":
+        raise VolumeError(f"case {case.id} is annotated in some axial slices only: take preparation.plane=axial")
+    annotated = np.zeros(volumes.mask.shape, np.uint8)
+    annotated[:, :, volumes.mask.any(axis=(0, 1))] = 1
+    if not annotated.any():
+        raise VolumeError(f"case {case.id}: no slice of its mask {case.mask} shows a label, so none is annotated: leave it out")
+    return annotated
 
 
-def _join(plan: StorePlan, cases: list[Case], bad: dict[str, str], parts: Path, size: tuple[int, int]) -> None:
+def _unchanged(geometry: Geometry, preparation: Preparation) -> bool:
+    """Whether planes hold the file's own voxels, whatever their size will be."""
+    return preparation.fit == "pad" and geometry.crop == whole(geometry.shape) and geometry.resampled == geometry.shape
+
+
+def _join(plan: StorePlan, cases: list[Case], bad: dict[str, str], parts: Path) -> None:
+    """Fit the slices of all cases into planes of one size and write the store."""
     building = plan.folder.with_name(plan.folder.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
     files = [_part(parts, case, plan) for case in cases]
-    geometry = [json.loads(file.with_suffix(".json").read_text()) for file in files]
-    total = sum(entry["grid"][0] for entry in geometry)
+    entries = [_entry(file) for file in files]
+    size = plan.preparation.size or _common_size(entries)
     modalities = plan.preparation.modalities
     assert modalities is not None
-    shape = (total, len(modalities) + 1 + plan.has_reference, *size)
-    planes = np.lib.format.open_memmap(building / "planes.npy", mode="w+", dtype=np.uint8, shape=shape)
-    areas, owner, position, first = [], [], [], 0
-    for number, (file, entry) in enumerate(zip(files, geometry, strict=True)):
-        part = np.load(file)
-        planes[first : first + len(part)] = part
-        areas.append(areas_of(part[:, len(modalities)], plan.target))
-        owner.append(np.full(len(part), number, np.int32))
-        position.append(np.arange(len(part), dtype=np.int32))
-        entry["first"] = first
-        first += len(part)
+    geometries = [Geometry.from_json({key: entry[key] for key in GEOMETRY} | {"size": size}) for entry in entries]
+    shape = (sum(geometry.grid[0] for geometry in geometries), len(modalities) + 1 + plan.has_reference, *size)
+    planes = _new_array(building / "planes.npy", shape)
+    changed = [entry for entry, geometry in zip(entries, geometries, strict=True) if not geometry.unchanged]
+    truth = _new_array(building / "truth.npy", (sum(int(np.prod(entry["shape"])) for entry in changed),)) if changed else None
+    areas, owner, position, labelled, first, begin = [], [], [], [], 0, 0
+    for number, (file, entry, geometry) in enumerate(zip(files, entries, geometries, strict=True)):
+        with np.load(file) as part:
+            slices = Slices(part["images"], part["masks"], geometry.crop, geometry.resampled)
+            labelled.append(part["labelled"])
+            entry["truth_first"] = None
+            if truth is not None and not geometry.unchanged:
+                voxels = part["truth"]
+                truth[begin : begin + voxels.size] = voxels.ravel()
+                entry["truth_first"], begin = begin, begin + voxels.size
+        count = len(slices.images)
+        fitted = slices.planes(size, geometry.fit)
+        planes[first : first + count] = fitted
+        areas.append(areas_of(fitted[:, len(modalities)], plan.target))
+        owner.append(np.full(count, number, np.int32))
+        position.append(np.arange(count, dtype=np.int32))
+        entry |= {"first": first, "size": size}
+        first += count
     planes.flush()
-    del planes
-    if plan.preparation.fit == "resize":
-        _join_truth(building, files, geometry)
-    np.savez(building / "index.npz", case=np.concatenate(owner), position=np.concatenate(position), areas=np.concatenate(areas))
+    if truth is not None:
+        truth.flush()
+    del planes, truth
+    np.savez(
+        building / "index.npz",
+        case=np.concatenate(owner),
+        position=np.concatenate(position),
+        areas=np.concatenate(areas),
+        labelled=np.concatenate(labelled),
+    )
     manifest = {
         "key": plan.key,
         "modalities": modalities,
         "has_reference": plan.has_reference,
         "target": asdict(plan.target),
         "preparation": asdict(plan.preparation) | {"size": size},
-        "cases": geometry,
+        "cases": entries,
         "skipped": bad,
         "sha256": {case.id: {path.name: plan.digests[str(path)] for path in case.files()} for case in cases},
     }
     write_json(building / "manifest.json", manifest)
     building.replace(plan.folder)
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    with np.load(file) as part:
+        return json.loads(str(part["entry"]))
+
+
+def _common_size(entries: list[dict[str, Any]]) -> tuple[int, int]:
+    """Rows and columns of the largest slice, up to the next multiples."""
+    grids = [slice_grid(tuple(entry["resampled"]), entry["plane"]) for entry in entries]
+    rows, columns = (-(-max(grid[axis] for grid in grids) // MULTIPLE) * MULTIPLE for axis in (1, 2))
+    return rows, columns
+
+
+def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A uint8 array on disk, its room taken at once: writing to a memory map of a full disk would kill the process."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if path.stat().st_size:
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array

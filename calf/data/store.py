@@ -4,8 +4,10 @@ A store is a folder ``<data set>-<key>`` of
 
 * ``planes.npy``, uint8 (slices, planes, rows, columns): the modalities, then the encoded mask, then, where a case has
   one, the reference mask. ``numpy.load(..., mmap_mode="r")`` opens it;
-* ``truth.npy``, only where slices were resized: what is scored against in the case's own rows and columns, at the top left;
-* ``index.npz``: for each slice its case, its position in the volume and the area of each target name, in stored pixels;
+* ``truth.npy``, only where volumes were cropped, resampled or resized: what is scored against, in the voxels of the case's
+  own files;
+* ``index.npz``: for each slice its case, its position in the volume, the area of each target name in stored pixels, and
+  whether it was annotated;
 * ``manifest.json``: the settings, the cases with their geometry and the SHA-256 of their files, the cases left out.
 """
 
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,33 +25,45 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from calf.data.cases import Target
+from calf.data.geometry import Geometry
 
-VERSION = 2
+VERSION = 4
 
 
-@dataclass(frozen=True)
-class StoredCase:
+@dataclass(frozen=True, kw_only=True)
+class StoredCase(Geometry):
     """A case of a store: which slices are its own, and the geometry needed to leave the store again.
 
-    ``shape`` and ``spacing_mm`` are those of the volume in RAS order, ``grid`` its slices, rows and columns;
-    ``affine`` and ``original_shape`` are the file's own.
+    Attributes:
+        first: number of its first slice; its slices are consecutive.
+        truth_first: where its truth begins in ``truth.npy``; None where the planes hold it.
+        content: digests of the voxels of its modalities, by which it is known under another name; empty of constant images.
+        annotated_slices: the axial slices of the file that were annotated; None: all.
+        subset, aliases: see :class:`calf.data.cases.Case`.
     """
 
     id: str
     patient: str
     first: int
-    shape: tuple[int, int, int]
-    grid: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    affine: list[list[float]]
-    original_shape: tuple[int, int, int]
-    box: tuple[int, int, int, int]
-    stored_voxel_volume_mm3: float
+    truth_first: int | None = None
+    content: dict[str, str] = field(default_factory=dict)
+    annotated_slices: list[int] | None = None
+    subset: str | None = None
+    aliases: tuple[str, ...] = ()
 
     @property
-    def voxel_volume_mm3(self) -> float:
-        """Of the case's own voxels; ``stored_voxel_volume_mm3`` is what a stored pixel stands for, after resizing."""
-        return float(np.prod(self.spacing_mm))
+    def slices(self) -> NDArray[np.int64]:
+        """Numbers of its slices."""
+        return np.arange(self.first, self.first + self.grid[0])
+
+    @property
+    def annotated(self) -> NDArray[np.bool_] | None:
+        """Which voxels of the file were annotated, in a shape that broadcasts against (X, Y, Z); None: all."""
+        if self.annotated_slices is None:
+            return None
+        annotated = np.zeros((1, 1, self.shape[2]), bool)
+        annotated[..., self.annotated_slices] = True
+        return annotated
 
 
 class SliceStore:
@@ -73,12 +87,12 @@ class SliceStore:
             self.case_of_slice: NDArray[np.int32] = index["case"]
             self.position: NDArray[np.int32] = index["position"]
             self.areas: NDArray[np.int32] = index["areas"]
+            self.labelled: NDArray[np.bool_] = index["labelled"]
         planes = np.load(folder / "planes.npy", mmap_mode="r")
         self.shape: tuple[int, int, int, int] = planes.shape
         self._offset: int = planes.offset
         self._file = os.open(folder / "planes.npy", os.O_RDONLY)
-        self.resized: bool = self.manifest["preparation"]["fit"] == "resize"
-        self._truth = np.load(folder / "truth.npy", mmap_mode="r") if self.resized else None
+        self._truth = np.load(folder / "truth.npy", mmap_mode="r") if (folder / "truth.npy").exists() else None
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -101,7 +115,7 @@ class SliceStore:
     @cached_property
     def cases(self) -> list[StoredCase]:
         """The cases in the order of their slices."""
-        return [StoredCase(**case) for case in self.manifest["cases"]]
+        return [StoredCase.from_json(case) for case in self.manifest["cases"]]
 
     def case_table(self, stored: bool = False) -> pd.DataFrame:
         """One row a case, indexed by its id: patient, voxel_volume_mm3 (``stored``: of a stored pixel)."""
@@ -109,19 +123,18 @@ class SliceStore:
         columns = {"patient": [case.patient for case in self.cases], "voxel_volume_mm3": volumes}
         return pd.DataFrame(columns, index=pd.Index([case.id for case in self.cases], name="case"))
 
-    @cached_property
-    def grids(self) -> NDArray[np.int32]:
-        """Rows and columns of each slice in its own file: (slices, 2)."""
-        return np.array([case.grid[1:] for case in self.cases], np.int32)[self.case_of_slice]
+    @property
+    def unchanged(self) -> bool:
+        """Whether every stored pixel is a voxel of its file, so that counts of stored slices are those of the files."""
+        return self._truth is None
 
-    def read_truth(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """What these slices are scored against in their own rows and columns, uint8 (B, R, C), at the top left of each plane.
-
-        Only of a store whose slices were resized; in any other the stored planes are the original voxels.
-        """
-        if self._truth is None:
-            raise ValueError(f"{self.folder} holds slices in their own size: there is no other truth than its planes")
-        return np.asarray(self._truth[indices])
+    def truth(self, number: int) -> NDArray[np.uint8]:
+        """What case ``number`` is scored against, encoded, in the voxels of its own files: uint8 (X, Y, Z) in RAS order."""
+        case = self.cases[number]
+        if case.truth_first is None:
+            return case.restore(self.read(case.slices)[:, -1])
+        assert self._truth is not None
+        return np.array(self._truth[case.truth_first : case.truth_first + int(np.prod(case.shape))]).reshape(case.shape)
 
     @cached_property
     def slice_table(self) -> pd.DataFrame:

@@ -17,12 +17,14 @@ from calf.losses.contract import (
     EMPTY,
     SegmentationLoss,
     check_option,
+    counted,
     is_exclusive,
     mean_over_classes,
     one_versus_rest,
     probs_and_onehot,
     voxel_sums,
 )
+from calf.losses.voxels import spread
 
 
 class AdaptiveFocalLoss(SegmentationLoss):
@@ -122,12 +124,12 @@ class _FocalMeans(torch.autograd.Function):
         focal = softplus(margin)
         wrong = torch.sigmoid(margin)
         # ln(1 - p_t) = margin - cross-entropy: no power of a number that rounds to 0
-        power = margin.sub_(focal).mul_(_spread(gamma, z)).exp_()
+        power = margin.sub_(focal).mul_(spread(gamma, z)).exp_()
         total = focal.mul_(power).flatten(2).sum(2)
         of_y = (focal * y).flatten(2).sum(2)
         # (1 - p_t)^gamma (gamma p_t (-ln p_t) + 1 - p_t), by which the loss grows with the margin; dm / dz = 1 - 2y
-        slope = power.mul_(wrong).addcmul_(focal.mul_(_spread(gamma, z)), wrong.neg_().add_(1))
-        background, either = (_spread(weight / num_voxels, z) for weight in (of_background, of_background + of_foreground))
+        slope = power.mul_(wrong).addcmul_(focal.mul_(spread(gamma, z)), wrong.neg_().add_(1))
+        background, either = (spread(weight / num_voxels, z) for weight in (of_background, of_background + of_foreground))
         ctx.save_for_backward(slope.mul_(torch.addcmul(background, y, either, value=-1, out=focal)))
         return (of_background * (total - of_y) + of_foreground * of_y) / num_voxels
 
@@ -135,12 +137,7 @@ class _FocalMeans(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         (slope,) = ctx.saved_tensors
-        return slope * _spread(grad, slope), None, None, None, None
-
-
-def _spread(values: Tensor, x: Tensor) -> Tensor:
-    """``(B or 1, K)`` in a shape that broadcasts over the voxels of ``(B, K, *S)``."""
-    return values.view(*values.shape, *[1] * (x.ndim - 2))
+        return slope * spread(grad, slope), None, None, None, None
 
 
 #: What the search multiplies the parameters with; first what leaves them as they are, so that it wins a draw.
@@ -276,9 +273,9 @@ class GeneralizedLossFunction(SegmentationLoss):
 
 def _foreground(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities and truth of the foreground channels."""
+    channels = counted(logits, target)
     p, y = probs_and_onehot(logits, target)
-    first = 1 if is_exclusive(logits, target) else 0
-    return p[:, first:], y[:, first:]
+    return p[:, channels], y[:, channels]
 
 
 def _factor(x: Tensor, y: Tensor) -> Tensor:
@@ -308,7 +305,7 @@ class _SquaredCounts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         p, y = ctx.saved_tensors
-        by_tp, by_fp, by_fn = (_spread(2 * g, p) for g in grad)
+        by_tp, by_fp, by_fn = (spread(2 * g, p) for g in grad)
         # y (tp p - fn (1 - p)) + (1 - y) fp p
         slope = torch.addcmul(by_fp, y, by_tp + by_fn - by_fp).mul_(p)
         return slope.addcmul_(y, by_fn, value=-1), None

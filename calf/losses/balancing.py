@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from calf.imbalance import several_ranks
 from calf.losses.contract import check_option
+from calf.losses.voxels import on_host
 
 #: Below this a loss counts as 0, by which nothing can be divided.
 TINY = 1e-8
@@ -62,7 +63,7 @@ def term_values(terms: nn.ModuleDict, logits: Tensor, target: Tensor) -> Tensor:
 
 def check_positive(values: Tensor, loss: nn.Module) -> None:
     """Raise a ValueError if a term is negative beyond rounding; only on the CPU, where to look is all but free."""
-    if values.device.type == "cpu" and not torch.compiler.is_compiling() and bool((values < -1e-6).any()):
+    if on_host(values) and bool((values < -1e-6).any()):
         terms = loss.terms
         assert isinstance(terms, nn.ModuleDict)
         found = ", ".join(f"{name} = {value:.4g}" for name, value in zip(terms, values.tolist(), strict=True) if value < 0)

@@ -15,6 +15,7 @@ from torch import Tensor
 from calf.imbalance import Array, contour_areas, several_ranks, skewness_and_kurtosis
 from calf.losses.contract import SegmentationLoss, check_option, one_versus_rest
 from calf.losses.margin import ARCSINE, EVERYWHERE, FISHER, LN, LOGIT, OVERLAP, Plan, cell_sums, into_cells, margin_sums
+from calf.losses.voxels import on_host
 
 BRANCHES = ("fisher", "logit", "arcsine", "ln", "log10", "bce_dice")
 #: The first four branches are numbered as the forms they are made of; these two are made of the last.
@@ -102,13 +103,12 @@ class ConditionallyAdaptiveLoss(SegmentationLoss):
 
     def cell_losses(self, z: Tensor, y: Tensor) -> Tensor:
         """Logits and truth, cut by :func:`calf.losses.margin.into_cells`, to the loss ``(G,)`` of each of the cells."""
-        on_host = y.device.type == "cpu" and not torch.compiler.is_compiling()
         pixels = cell_sums(y)
         skewness, kurtosis, branch = self.choose(y, pixels)
         # contours have made the host wait already
-        known = branch.tolist() if on_host or self.area == "contour" else None
+        known = branch.tolist() if on_host(y) or self.area == "contour" else None
         self.last_branch, self.last_skewness, self.last_kurtosis = branch, skewness, kurtosis
-        clamp = None if on_host and self.clamp is not None and _within(z, self.clamp) else self.clamp
+        clamp = None if on_host(z) and self.clamp is not None and _within(z, self.clamp) else self.clamp
         return branch_losses(z, y, pixels, branch, clamp, known)
 
     def choose(self, y: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,7 +119,7 @@ class ConditionallyAdaptiveLoss(SegmentationLoss):
                 raise ValueError("contours exist in 2-D only: expected area=pixels for volumes, got area=contour")
             areas = contour_areas(y.movedim(3, 4)).flatten(1)
         all_ranks = self.ddp == "global" and several_ranks()
-        if areas.device.type == "cpu" and not all_ranks and not torch.compiler.is_compiling():
+        if on_host(areas) and not all_ranks:
             moments = skewness_and_kurtosis(areas.numpy())
             skewness, kurtosis, branch = (torch.from_numpy(x) for x in (*moments, choose_branch(*moments)))
             return skewness, kurtosis, branch

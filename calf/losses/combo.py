@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from calf.losses.contract import EMPTY, SegmentationLoss, check_option, mean_over_classes, one_versus_rest
-from calf.losses.counts import soft_counts
+from calf.losses.contract import SegmentationLoss, one_versus_rest
 from calf.losses.cross_entropy import Side, mean_cross_entropy
+from calf.losses.overlap import TverskyLoss
 
 
 class ComboLoss(SegmentationLoss):
@@ -18,6 +18,9 @@ class ComboLoss(SegmentationLoss):
     ``Dice = (2 TP + S) / (2 TP + FP + FN + S)``; mean over classes, each foreground class against the rest, as is the
     cross-entropy. ``alpha = 1``, ``beta = 0.5`` is half of the binary cross-entropy, ``alpha = 0`` soft Dice.
     A class absent from the truth: Dice is ``S / (FP + S)``; ``empty`` says what to do about it.
+
+    A class of its own, not a YAML over ``weighted_bce`` and ``dice``: there ``beta`` would have to be set in two places, as the
+    weight ``beta / (1 - beta)`` of foreground and in the share ``alpha (1 - beta)`` of the sum, and ``beta = 1`` in none.
 
     Args:
         alpha: share of cross-entropy, 0 to 1.
@@ -36,19 +39,14 @@ class ComboLoss(SegmentationLoss):
 
     def __init__(self, alpha: float, beta: float, smooth: float, empty: str) -> None:
         super().__init__()
-        check_option("empty", empty, EMPTY)
         for name, value in (("alpha", alpha), ("beta", beta)):
             if not 0 <= value <= 1:
                 raise ValueError(f"expected {name} between 0 and 1, got {value}")
         if not smooth > 0:
             raise ValueError(f"expected smooth to be positive, got {smooth}; for next to no smoothing use 1e-7")
-        self.alpha, self.beta, self.smooth, self.empty = alpha, beta, smooth, empty
+        self.alpha, self.beta = alpha, beta
+        self.dice = TverskyLoss(0.5, 0.5, smooth / 2, empty, background=False)
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        z, y = one_versus_rest(logits, target)
-        # not torch's own, which on background takes the difference of z and nearly z
-        cross_entropy = mean_cross_entropy(z, y, Side(1 - self.beta), Side(self.beta))
-        tp, fp, fn, truth = soft_counts(z, y, self.empty)
-        wrong = fp + fn
-        dice_loss = mean_over_classes(wrong / (wrong + 2 * tp + self.smooth), truth, self.empty)
-        return self.alpha * cross_entropy + (1 - self.alpha) * dice_loss
+        cross_entropy = mean_cross_entropy(*one_versus_rest(logits, target), Side(1 - self.beta), Side(self.beta))
+        return self.alpha * cross_entropy + (1 - self.alpha) * self.dice.compute(logits, target)

@@ -193,8 +193,9 @@ class DeepSupervision(nn.Module):
     Lee et al. 2015, https://arxiv.org/abs/1409.5185; the weights are those of nnU-Net, Isensee et al. 2021,
     https://doi.org/10.1038/s41592-020-01008-z: ``w_k`` in proportion to ``decay ** k``, 0 for the coarsest, their sum 1. As
     there, the target is brought to each scale, by the nearest voxel, rather than the logits to the target's: coarse scales then
-    cost little, and the target stays 0 or 1. What is thin may vanish from a coarse target. A single tensor, as the network gives
-    in eval mode, is scored as by ``loss`` alone.
+    cost little, and the target stays 0 or 1. What is thin may vanish from a coarse target. A single tensor is scored as by
+    ``loss`` alone in eval mode, in which networks give one; in training mode it is an error, since nothing would be supervised
+    but the output, under the name of deep supervision.
 
     The wrapped loss sees the scales one after the other, each as a step of its own: distance maps given to it are used for the
     finest, the others' are computed, in voxels of their scale; running means run over all scales; the branches it reports are
@@ -206,7 +207,8 @@ class DeepSupervision(nn.Module):
         skip_lowest: give the coarsest of several scales weight 0.
 
     Raises:
-        ValueError: ``decay`` not positive; a loss with a spacing; no logits; a scale that is finer than the target.
+        ValueError: ``decay`` not positive; a loss with a spacing; no logits; a scale that is finer than the target; in training
+            mode a single tensor.
 
     >>> from calf.losses.pixelwise import BCELoss
     >>> deep = DeepSupervision(BCELoss(), decay=0.5, skip_lowest=True)
@@ -232,6 +234,12 @@ class DeepSupervision(nn.Module):
 
     def forward(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
         if isinstance(logits, Tensor):
+            if self.training:
+                raise ValueError(
+                    "expected the logits of several scales, finest first, got a single tensor: this network has one output. "
+                    "Take one with deep supervision, such as model=unet_plain model.deep_supervision=3, or instead of "
+                    "loss=deep_supervision the loss that it wraps"
+                )
             return self._loss(logits, target)
         if not logits:
             raise ValueError("expected logits of at least one scale, got none")

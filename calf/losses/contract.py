@@ -32,6 +32,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from calf.losses.voxels import on_host
+
 
 @runtime_checkable
 class ObservesDataset(Protocol):
@@ -100,7 +102,7 @@ class SegmentationLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         check(logits, target)
-        if not self._knows_its_targets and target.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not self._knows_its_targets and on_host(target):
             _check_channels(target)
             self._knows_its_targets = True
         with torch.autocast(logits.device.type, enabled=False):
@@ -114,6 +116,11 @@ class SegmentationLoss(nn.Module):
 def is_exclusive(logits: Tensor, target: Tensor) -> bool:
     """Whether the target holds class indices, so that channel 0 is background; else all channels are foreground."""
     return target.ndim == logits.ndim - 1
+
+
+def counted(logits: Tensor, target: Tensor, background: bool = False) -> slice:
+    """The channels that count: of exclusive classes all but class 0, unless background counts as well; all sigmoid channels."""
+    return slice(1 if is_exclusive(logits, target) and not background else 0, None)
 
 
 def check(logits: Tensor, target: Tensor) -> None:
@@ -157,7 +164,7 @@ def _check_indices(logits: Tensor, target: Tensor) -> None:
 
 
 def _check_values(target: Tensor, top: int) -> None:
-    if target.device.type != "cpu" or target.is_floating_point() or target.dtype == torch.bool or torch.compiler.is_compiling():
+    if target.is_floating_point() or target.dtype == torch.bool or not on_host(target):
         return
     low, high = (int(value) for value in target.aminmax())
     if low < 0 or high > top:

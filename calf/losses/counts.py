@@ -5,7 +5,7 @@ As the difference of two large sums, FP or FN would be rounding as soon as a net
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from calf.losses.contract import is_exclusive, onehot, voxel_sums
-
-#: On the CPU as many numbers are gone through at once as stay in its cache.
-CACHED = 2**18
+from calf.losses.voxels import parts, spread
 
 Counts = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -40,9 +38,9 @@ def soft_counts(logits: Tensor, target: Tensor, empty: str, squared: bool = Fals
     >>> [f"{count.item():.1e}" for count in soft_counts(logits, target, "smooth")]
     ['1.0e+00', '1.0e+00', '2.1e-09', '1.0e+00']
     """
-    function = _OfClasses if is_exclusive(logits, target) else _OfChannels
-    tp, fp, fn, truth = (pooled(sums, empty) for sums in function.apply(logits, target, squared))
-    return tp, fp, fn, truth
+    counts = _SoftCounts.apply(logits, target, is_exclusive(logits, target), squared)
+    tp, fp, fn, truth = (counts.sum(1, keepdim=True) if empty == "batch" else counts).unbind()
+    return tp, fp, fn, truth.detach()
 
 
 def errors_of_classes(logits: Tensor, target: Tensor, empty: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,8 +69,8 @@ def errors_of_classes(logits: Tensor, target: Tensor, empty: str) -> tuple[Tenso
 def right_sums(logits: Tensor, target: Tensor, empty: str) -> tuple[Tensor, Tensor]:
     """TP and TN of every channel, as :func:`soft_counts` gives its errors: exact, and without gradient."""
     if is_exclusive(logits, target):
-        parts = [_right_of_classes(z, y) for z, y in _parts(logits, target)]
-        tp, tn = (torch.cat(sums) for sums in zip(*parts, strict=True))
+        sums = [_right_of_classes(z, y) for z, y in parts(logits, target)]
+        tp, tn = (torch.cat(some) for some in zip(*sums, strict=True))
     else:  # turned round, the errors are what is right
         _, tn, tp, _ = soft_counts(-logits, target, "smooth")
     return pooled(tp, empty), pooled(tn, empty)
@@ -83,104 +81,6 @@ def pooled(sums: Tensor, empty: str) -> Tensor:
     return sums.sum(0, keepdim=True) if empty == "batch" else sums
 
 
-def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The samples of some tensors, on the CPU a few at a time."""
-    first = tensors[0]
-    on_host = first.device.type == "cpu" and not torch.compiler.is_compiling()
-    step = max(1, CACHED // first[0].numel()) if on_host else len(first)
-    return zip(*(x.split(step) for x in tensors), strict=True)
-
-
-def _spread(sums: Tensor, like: Tensor) -> Tensor:
-    """``(B, C)`` in a shape that broadcasts over voxels."""
-    return sums.view(*sums.shape, *[1] * (like.ndim - 2))
-
-
-class _OfChannels(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, target: Tensor, squared: bool) -> Counts:
-        errors = torch.empty_like(z)
-        parts = [_counts_of_channels(some, y.to(z.dtype), out, squared) for some, y, out in _parts(z, target, errors)]
-        tp, fp, fn, truth = (torch.cat(sums) for sums in zip(*parts, strict=True))
-        ctx.mark_non_differentiable(truth)
-        ctx.save_for_backward(errors, target)
-        ctx.squared = squared
-        return tp, fp, fn, truth
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_tp: Tensor, by_fp: Tensor, by_fn: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        errors, target = ctx.saved_tensors
-        grad = torch.empty_like(errors)
-        slopes = (_spread(by, errors) for by in (by_tp, by_fp, by_fn))
-        for q, some, tp, fp, fn, out in _parts(errors, target, *slopes, grad):
-            slope = _slope_by_probability(some.to(q.dtype), q, tp, fp, fn, ctx.squared, out)
-            # the errors are a sigmoid as well, of z or of -z
-            torch.ops.aten.sigmoid_backward.grad_input(slope, q, grad_input=out)
-        return grad, None, None
-
-
-def _counts_of_channels(z: Tensor, y: Tensor, errors: Tensor, squared: bool) -> Counts:
-    """What :func:`soft_counts` gives; writes ``|y - p|``."""
-    # 1 - p of the truth, also where p rounds to 1
-    torch.addcmul(z, y, z, value=-2, out=errors).sigmoid_()
-    inside = errors * y
-    fn, truth = voxel_sums(inside, "smooth"), voxel_sums(y, "smooth")
-    tp = (truth - fn).clamp_min(0)
-    if squared:
-        fn, errors = voxel_sums(inside.mul_(errors), "smooth"), errors.square()
-    return tp, voxel_sums(torch.sub(errors, inside, out=inside), "smooth"), fn, truth
-
-
-def _slope_by_probability(
-    y: Tensor, errors: Tensor, by_tp: Tensor, by_fp: Tensor, by_fn: Tensor, squared: bool, out: Tensor
-) -> Tensor:
-    if not squared:
-        return torch.mul(y, by_tp - by_fp - by_fn, out=out).add_(by_fp)
-    slope = torch.mul(y, -2 * (by_fp + by_fn), out=out).add_(2 * by_fp).mul_(errors)
-    return slope.addcmul_(y, by_tp)
-
-
-class _OfClasses(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, squared: bool) -> Counts:
-        probs = torch.empty_like(logits)
-        parts = [_counts_of_classes(some, y, out, squared) for some, y, out in _parts(logits, target, probs)]
-        tp, fp, fn, truth = (torch.cat(sums) for sums in zip(*parts, strict=True))
-        ctx.mark_non_differentiable(truth)
-        ctx.save_for_backward(probs, target)
-        ctx.squared = squared
-        return tp, fp, fn, truth
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_tp: Tensor, by_fp: Tensor, by_fn: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        probs, target = ctx.saved_tensors
-        # the operation below writes as if memory were contiguous, whatever the strides of what it writes to
-        grad = torch.empty_like(probs, memory_format=torch.contiguous_format)
-        slopes = (_spread(by, probs) for by in (by_tp, by_fp, by_fn))
-        for p, some, tp, fp, fn, out in _parts(probs, target, *slopes, grad):
-            y = onehot(some, range(p.shape[1]), p.dtype)
-            errors = (y - p).abs_() if ctx.squared else p
-            slope = _slope_by_probability(y, errors, tp, fp, fn, ctx.squared, torch.empty_like(p))
-            torch.ops.aten._softmax_backward_data.out(slope, p, 1, p.dtype, grad_input=out)
-        return grad, None, None
-
-
-def _counts_of_classes(logits: Tensor, target: Tensor, probs: Tensor, squared: bool) -> Counts:
-    """What :func:`soft_counts` gives; writes the probabilities."""
-    torch.softmax(logits, 1, out=probs)
-    y = onehot(target, range(probs.shape[1]), probs.dtype)
-    outside = torch.addcmul(probs, probs, y, value=-1)
-    # what a class misses of a voxel is what the others have of it; 1 - p would round
-    missed = outside.sum(1, keepdim=True)
-    fn, truth = voxel_sums(y * missed, "smooth"), voxel_sums(y, "smooth")
-    tp = (truth - fn).clamp_min(0)
-    if squared:
-        fn, outside = voxel_sums(y * missed.square(), "smooth"), outside.mul_(outside)
-    return tp, voxel_sums(outside, "smooth"), fn, truth
-
-
 def _right_of_classes(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """What :func:`right_sums` gives."""
     probs = logits.softmax(1)
@@ -188,3 +88,88 @@ def _right_of_classes(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     rejected = 1 - probs
     rejected.addcmul_(rejected, y, value=-1)
     return voxel_sums(probs.mul_(y), "smooth"), voxel_sums(rejected, "smooth")
+
+
+class _SoftCounts(torch.autograd.Function):
+    """What :func:`soft_counts` gives of each sample, ``(4, B, C)``; keeps the errors, or the probabilities of classes."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, exclusive: bool, squared: bool) -> Tensor:
+        kept, counts = torch.empty_like(logits), logits.new_empty(4, *logits.shape[:2])
+        write = _count_classes if exclusive else _count_channels
+        for some, y, out, *sums in parts(logits, target, kept, *(spread(count, logits) for count in counts)):
+            write(some, y, out, sums, squared)
+        tp, _, fn, truth = counts
+        torch.sub(truth, tp if squared else fn, out=tp).clamp_min_(0)
+        ctx.save_for_backward(kept, target)
+        ctx.exclusive, ctx.squared = exclusive, squared
+        return counts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grads: Tensor) -> tuple[Tensor, None, None, None]:
+        kept, target = ctx.saved_tensors
+        by_tp, by_fp, by_fn, _ = (spread(by, kept) for by in grads)
+        # the slope by the probability outside of the truth, by how much it differs inside, and what is not of a square
+        slopes = (2 * by_fp, -2 * (by_fp + by_fn), by_tp) if ctx.squared else (by_fp, by_tp - by_fp - by_fn, None)
+        differentiate = _differentiate_classes if ctx.exclusive else _differentiate_channels
+        # softmax's operation writes as if memory were contiguous, whatever the strides of what it writes to
+        grad = torch.empty_like(kept, memory_format=torch.contiguous_format if ctx.exclusive else torch.preserve_format)
+        for some, y, out, *slope in parts(kept, target, grad, *slopes):
+            differentiate(some, y, out, slope)
+        return grad, None, None, None
+
+
+def _sum(x: Tensor, out: Tensor) -> None:
+    torch.sum(x, tuple(range(2, x.ndim)), keepdim=True, out=out)
+
+
+def _count_channels(z: Tensor, y: Tensor, errors: Tensor, sums: Sequence[Tensor], squared: bool) -> None:
+    """Writes ``|y - p|`` and the sums, but for TP; in its place the plain ``sum (1 - p) y`` where FN is that of squares."""
+    tp, fp, fn, truth = sums
+    y = y.to(z.dtype)
+    # 1 - p of the truth, also where p rounds to 1
+    torch.addcmul(z, y, z, value=-2, out=errors).sigmoid_()
+    inside = errors * y
+    _sum(y, truth)
+    _sum(inside, tp if squared else fn)
+    if squared:
+        _sum(inside.mul_(errors), fn)
+        errors = errors.square()
+    _sum(torch.sub(errors, inside, out=inside), fp)
+
+
+def _count_classes(logits: Tensor, target: Tensor, probs: Tensor, sums: Sequence[Tensor], squared: bool) -> None:
+    """Writes the probabilities, and sums as :func:`_count_channels`."""
+    tp, fp, fn, truth = sums
+    torch.softmax(logits, 1, out=probs)
+    y = onehot(target, range(probs.shape[1]), probs.dtype)
+    outside = torch.addcmul(probs, probs, y, value=-1)
+    # what a class misses of a voxel is what the others have of it; 1 - p would round
+    missed = outside.sum(1, keepdim=True)
+    _sum(y, truth)
+    _sum(y * missed, tp if squared else fn)
+    if squared:
+        _sum(y * missed.square(), fn)
+        outside.mul_(outside)
+    _sum(outside, fp)
+
+
+def _differentiate_channels(errors: Tensor, y: Tensor, grad: Tensor, slopes: Sequence[Tensor | None]) -> None:
+    slope = _slope_by_probability(y.to(errors.dtype), errors, slopes, grad)
+    # the errors are a sigmoid as well, of z or of -z
+    torch.ops.aten.sigmoid_backward.grad_input(slope, errors, grad_input=grad)
+
+
+def _differentiate_classes(probs: Tensor, target: Tensor, grad: Tensor, slopes: Sequence[Tensor | None]) -> None:
+    y = onehot(target, range(probs.shape[1]), probs.dtype)
+    slope = _slope_by_probability(y, (y - probs).abs_() if slopes[-1] is not None else probs, slopes, torch.empty_like(probs))
+    torch.ops.aten._softmax_backward_data.out(slope, probs, 1, probs.dtype, grad_input=grad)
+
+
+def _slope_by_probability(y: Tensor, errors: Tensor, slopes: Sequence[Tensor | None], out: Tensor) -> Tensor:
+    outside, inside, linear = slopes
+    assert outside is not None
+    assert inside is not None
+    slope = torch.mul(y, inside, out=out).add_(outside)
+    return slope if linear is None else slope.mul_(errors).addcmul_(y, linear)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from calf.losses.contract import SegmentationLoss, check_option, is_exclusive, probs_and_onehot
+from calf.losses.contract import SegmentationLoss, check_option, counted, probs_and_onehot
+from calf.losses.voxels import on_host
 
 
 class HausdorffERLoss(SegmentationLoss):
@@ -56,7 +57,8 @@ class HausdorffERLoss(SegmentationLoss):
         self.alpha, self.erosions, self.variant, self.background = alpha, erosions, variant, background
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        p, y = _counted_channels(logits, target, self.background)
+        channels = counted(logits, target, self.background)
+        p, y = (x[:, channels] for x in probs_and_onehot(logits, target))
         weights = [k**self.alpha / p[0, 0].numel() for k in range(1, self.erosions + 1)]
         losses: Tensor = _ErodedErrors.apply(p, y, weights, self.variant == "code")
         return losses.mean()
@@ -101,17 +103,11 @@ class HausdorffCVLoss(SegmentationLoss):
         self.alpha, self.radii, self.steepness, self.background = alpha, tuple(radii), steepness, background
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        p, y = _counted_channels(logits, target, self.background)
+        channels = counted(logits, target, self.background)
+        p, y = (x[:, channels] for x in probs_and_onehot(logits, target))
         weights = [radius**self.alpha / p[0, 0].numel() for radius in self.radii]
         losses: Tensor = _DistantErrors.apply(p, y, self.radii, weights, self.steepness)
         return losses.mean()
-
-
-def _counted_channels(logits: Tensor, target: Tensor, background: bool) -> tuple[Tensor, Tensor]:
-    """Probabilities and truth of the channels that count."""
-    p, y = probs_and_onehot(logits, target)
-    first = 1 if is_exclusive(logits, target) and not background else 0
-    return p[:, first:], y[:, first:]
 
 
 class _ErodedErrors(torch.autograd.Function):
@@ -123,7 +119,7 @@ class _ErodedErrors(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, p: Tensor, y: Tensor, weights: Sequence[float], renormalise: bool) -> Tensor:
         axes = tuple(range(2, p.ndim))
-        may_stop = p.device.type == "cpu" and not torch.compiler.is_compiling()
+        may_stop = on_host(p)
         error = (p - y).square_()
         total = p.new_zeros(p.shape[:2])
         kept: list[Tensor] = []

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from calf.losses.contract import EMPTY, SegmentationLoss, check_option, is_exclusive, mean_over_classes, probs_and_onehot
+from calf.losses.voxels import on_host
 
 #: Bits of the largest positive float32: subtracting from it turns the order round.
 TOP = 0x7FFFFFFF
@@ -83,7 +84,7 @@ def lovasz_extension(errors: Tensor, truth: Tensor) -> Tensor:
 class _LovaszExtension(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, errors: Tensor, truth: Tensor) -> Tensor:
-        if errors.device.type == "cpu" and errors.dtype == torch.float32 and not torch.compiler.is_compiling():
+        if on_host(errors) and errors.dtype == torch.float32:
             rows = zip(*(x.reshape(-1, errors.shape[-1]) for x in (errors, truth)), strict=True)
             losses, parts = zip(*(_row(*row) for row in rows), strict=True)
             loss, weights = torch.stack(losses).view(errors.shape[:-1]), torch.stack(parts).view(errors.shape)

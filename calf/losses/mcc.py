@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from calf.losses.contract import EMPTY, SegmentationLoss, check_option, is_exclusive, mean_over_classes
+from calf.losses.contract import EMPTY, SegmentationLoss, check_option, counted, mean_over_classes
 from calf.losses.counts import right_sums, soft_counts
 
 
@@ -43,9 +43,9 @@ class MCCLoss(SegmentationLoss):
         _, fp, fn, truth = soft_counts(logits, target, self.empty)
         # a voxel's share of what is right shrinks as that of what is wrong grows
         tp, tn = tp + (fn.detach() - fn), tn + (fp.detach() - fp)
-        first = int(is_exclusive(logits, target))
-        tp, fp, fn, tn = (count[:, first:] + self.eps for count in (tp, fp, fn, tn))
-        return mean_over_classes(one_minus_mcc(tp, fp, fn, tn), truth[:, first:], self.empty)
+        channels = counted(logits, target)
+        tp, fp, fn, tn = (count[:, channels] + self.eps for count in (tp, fp, fn, tn))
+        return mean_over_classes(one_minus_mcc(tp, fp, fn, tn), truth[:, channels], self.empty)
 
 
 def one_minus_mcc(tp: Tensor, fp: Tensor, fn: Tensor, tn: Tensor) -> Tensor:

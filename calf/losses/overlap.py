@@ -9,13 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from calf.losses.contract import (
-    EMPTY,
-    SegmentationLoss,
-    check_option,
-    is_exclusive,
-    mean_over_classes,
-)
+from calf.losses.contract import EMPTY, SegmentationLoss, check_option, counted, mean_over_classes
 from calf.losses.counts import soft_counts
 
 
@@ -43,8 +37,8 @@ class OverlapLoss(SegmentationLoss):
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         tp, fp, fn, truth = soft_counts(logits, target, self.empty, self.squared)
-        first = 1 if is_exclusive(logits, target) and not self.background else 0
-        return mean_over_classes(self.of_classes(tp, fp, fn)[:, first:], truth[:, first:], self.empty)
+        channels = counted(logits, target, self.background)
+        return mean_over_classes(self.of_classes(tp, fp, fn)[:, channels], truth[:, channels], self.empty)
 
     def of_classes(self, tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
         """The loss of each class, ``(B, C)``, of what :func:`soft_counts` gives."""

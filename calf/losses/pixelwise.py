@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from calf.losses.contract import SegmentationLoss, is_exclusive, one_versus_rest
-
-#: F.softplus that can be told where to write.
-_softplus = torch.ops.aten.softplus.out
+from calf.losses.cross_entropy import Side, mean_cross_entropy
+from calf.losses.voxels import on_host
 
 
 class BCELoss(SegmentationLoss):
@@ -23,14 +22,17 @@ class BCELoss(SegmentationLoss):
     A survey that names it: Jadon 2020, https://arxiv.org/abs/2006.14822. Exclusive classes: each foreground class is asked
     against the rest, with its softmax probability; the mean over foreground classes. With two classes this is
     :class:`CrossEntropyLoss`, with more it is another loss. In all three forms it is what CALF's natural-log branch computes.
-    An absent class is background everywhere, nothing special.
+    An absent class is background everywhere, nothing special. The target must be 0 or 1. Differentiable once.
+
+    Sigmoid channels are exact voxel by voxel to float32's rounding, 1e-7 of each value. Torch's ``BCEWithLogitsLoss`` is off by
+    up to 1.5 % of a voxel's value at a logit of 10 on the right side, and by all of it at 15. The gradient is torch's.
 
     >>> BCELoss()(torch.zeros(1, 2, 4, 4), torch.ones(1, 4, 4, dtype=torch.int64))
     tensor(0.6931)
     """
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(*one_versus_rest(logits, target))
+        return mean_cross_entropy(*one_versus_rest(logits, target))
 
 
 class CrossEntropyLoss(SegmentationLoss):
@@ -38,6 +40,9 @@ class CrossEntropyLoss(SegmentationLoss):
 
     Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597, eq. 1, without its weights for borders. On sigmoid channels each
     channel is a problem of two classes of its own, and the mean over channels counts: without weights this is :class:`BCELoss`.
+
+    Exclusive classes are torch's ``cross_entropy``: in float32 a right voxel whose logit leads by 10 is off by up to 0.2 %, by 15
+    up to 26 %, and from 17 on it counts 0. Sigmoid channels without label smoothing are exact, as :class:`BCELoss`.
 
     Args:
         class_weights: a positive number for each class, background first; for sigmoid channels ``[background, foreground]``.
@@ -80,19 +85,32 @@ class CrossEntropyLoss(SegmentationLoss):
         if exclusive:
             return F.cross_entropy(logits, target.long(), weights, label_smoothing=self.label_smoothing)
         y = target.to(logits.dtype)
-        smoothed = torch.lerp(y, y.new_full((), 0.5), self.label_smoothing) if self.label_smoothing else y
+        ratio = 1.0 if weights is None else weights[1] / weights[0]
+        if self.label_smoothing:
+            return self._smoothed(logits, y, ratio)
         if weights is None:
-            return F.binary_cross_entropy_with_logits(logits, smoothed)
-        axes = (0, *range(2, logits.ndim))
-        ratio = weights[1] / weights[0]
-        sums = F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=ratio, reduction="none").sum(axes)
-        return (sums / (1 + (ratio - 1) * y).sum(axes)).mean()
+            return mean_cross_entropy(logits, y)
+        share = _share_of_background(y, ratio)
+        return mean_cross_entropy(logits, y, Side(share), Side(ratio * share))
+
+    def _smoothed(self, logits: Tensor, y: Tensor, ratio: float | Tensor) -> Tensor:
+        """Of sigmoid channels; never near 0, so that torch's own has digits enough."""
+        smoothed = torch.lerp(y, y.new_full((), 0.5), self.label_smoothing)
+        weight = ratio if isinstance(ratio, Tensor) else None
+        losses = F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=weight, reduction="none")
+        return losses.mul(_share_of_background(y, ratio)).mean()
 
     def _check_number(self, weights: Tensor, logits: Tensor, exclusive: bool) -> None:
         classes = logits.shape[1] if exclusive else 2
         if len(weights) != classes:
             what = f"each of {classes} classes" if exclusive else "background and foreground of sigmoid channels"
             raise ValueError(f"expected class_weights for {what}, got {len(weights)} of them")
+
+
+def _share_of_background(y: Tensor, ratio: float | Tensor) -> Tensor:
+    """What background weighs in each channel, ``(1, K, 1...)``, if foreground weighs ``ratio`` times as much and the mean 1."""
+    foreground = y.mean((0, *range(2, y.ndim)), keepdim=True)
+    return 1 / (1 + (ratio - 1) * foreground)
 
 
 class WeightedBCELoss(SegmentationLoss):
@@ -127,9 +145,8 @@ class WeightedBCELoss(SegmentationLoss):
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         z, y = one_versus_rest(logits, target)
-        weight = self._balanced(y) if isinstance(self.weight, str) else y.new_full((), self.weight)
-        loss: Tensor = _WeightedMean.apply(z, y, weight, 1.0, 0.0)
-        return loss
+        weight = self._balanced(y) if isinstance(self.weight, str) else self.weight
+        return mean_cross_entropy(z, y, foreground=Side(weight))
 
     def _balanced(self, y: Tensor) -> Tensor:
         """``(B, K, 1...)``, or ``(1, K, 1...)`` over the batch."""
@@ -213,51 +230,13 @@ class FocalLoss(SegmentationLoss):
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         foreground, background = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
-        if is_exclusive(logits, target):
-            # a power below 1 has no derivative at 0: certain voxels are kept from it, and get none
-            cross_entropy = F.cross_entropy(logits, target.long(), reduction="none").clamp(min=1e-30)
-            loss = (-torch.expm1(-cross_entropy)).pow(self.gamma) * cross_entropy
-            return loss.mean() if self.alpha is None else (loss * torch.where(target > 0, foreground, background)).mean()
-        y = target.to(logits.dtype)
-        mean: Tensor = _WeightedMean.apply(logits, y, y.new_full((), foreground), background, self.gamma)
-        return mean
-
-
-class _WeightedMean(torch.autograd.Function):
-    """Mean of ``w q^gamma softplus(m)``, with ``m = (1 - 2y) z`` and ``q = sigmoid(m)``, which is ``1 - p_t``.
-
-    ``w`` is ``foreground``, a tensor that broadcasts over ``z``, where ``y`` is 1, else ``background``. Written with plain
-    operations this would keep five tensors of the logits' size until the backward pass, and fetching that memory costs more
-    than computing them again; this keeps none. No power of ``q`` is differentiated, so that it may round to 0.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, y: Tensor, foreground: Tensor, background: float, gamma: float) -> Tensor:
-        ctx.save_for_backward(z, y, foreground)
-        ctx.background, ctx.gamma = background, gamma
-        loss = torch.addcmul(z, y, z, value=-2)
-        factor = torch.mul(y, foreground - background).add_(background)
-        if gamma:
-            factor.mul_(torch.sigmoid(loss).pow_(gamma))
-        return _softplus(loss, out=loss).mul_(factor).mean()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        z, y, foreground = ctx.saved_tensors
-        q = torch.addcmul(z, y, z, value=-2)
-        if ctx.gamma:
-            # d/dm = q^gamma (q + gamma (1 - q) softplus(m))
-            cross_entropy = F.softplus(q)
-            q.sigmoid_()
-            slope = cross_entropy.addcmul_(cross_entropy, q, value=-1).mul_(ctx.gamma).add_(q)
-            slope.mul_(q.pow_(ctx.gamma))
-        else:
-            slope = q.sigmoid_()
-        # w and dm / dz = 1 - 2y in one
-        scale = grad / z.numel()
-        factor = torch.mul(y, -scale * (foreground + ctx.background)).add_(scale * ctx.background)
-        return slope.mul_(factor), None, None, None, None
+        if not is_exclusive(logits, target):
+            return mean_cross_entropy(logits, target, Side(background, self.gamma), Side(foreground, self.gamma))
+        # torch's own takes half the time of the margins that keep small numbers exact, which a focus plays down anyhow;
+        # a power below 1 has no derivative at 0: certain voxels are kept from it, and get none
+        cross_entropy = F.cross_entropy(logits, target.long(), reduction="none").clamp(min=1e-30)
+        loss = (-torch.expm1(-cross_entropy)).pow(self.gamma) * cross_entropy
+        return loss.mean() if self.alpha is None else (loss * torch.where(target > 0, foreground, background)).mean()
 
 
 class _MeanOfWorst(torch.autograd.Function):
@@ -294,7 +273,7 @@ class _MeanOfWorst(torch.autograd.Function):
 
 def _largest(rows: Tensor, count: int) -> Tensor:
     """The ``count`` largest of each row of ``(R, N)``, in any order."""
-    if rows.device.type == "cpu" and not torch.compiler.is_compiling():
+    if on_host(rows):
         # torch's own orders pairs of value and index, in twice the time
         return torch.from_numpy(np.partition(rows.numpy(), -count)[:, -count:])
     return rows.topk(count, sorted=False).values

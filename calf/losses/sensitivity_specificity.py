@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from calf.losses.contract import EMPTY, SegmentationLoss, check_option, is_exclusive, mean_over_classes
+from calf.losses.contract import EMPTY, SegmentationLoss, check_option, counted, mean_over_classes
 from calf.losses.counts import soft_counts
 
 
@@ -39,5 +39,5 @@ class SensitivitySpecificityLoss(SegmentationLoss):
         _, fp, fn, positives = soft_counts(logits, target, self.empty, squared=True)
         negatives = logits[:, 0].numel() // len(positives) - positives
         losses = self.r * fn / positives.clamp(min=1) + (1 - self.r) * fp / negatives.clamp(min=1)
-        first = int(is_exclusive(logits, target))
-        return mean_over_classes(losses[:, first:], positives[:, first:], self.empty)
+        channels = counted(logits, target)
+        return mean_over_classes(losses[:, channels], positives[:, channels], self.empty)

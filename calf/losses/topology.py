@@ -13,7 +13,7 @@ from calf.losses.contract import (
     EMPTY,
     SegmentationLoss,
     check_option,
-    is_exclusive,
+    counted,
     mean_over_classes,
     probs_and_onehot,
     voxel_sums,
@@ -56,9 +56,8 @@ class SoftCLDiceLoss(SegmentationLoss):
         self.iterations, self.smooth, self.background, self.empty = iterations, smooth, background, empty
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        p, y = probs_and_onehot(logits, target)
-        if is_exclusive(logits, target) and not self.background:
-            p, y = p[:, 1:], y[:, 1:]
+        channels = counted(logits, target, self.background)
+        p, y = (x[:, channels] for x in probs_and_onehot(logits, target))
         precision = self._share_within(soft_skeleton(p, self.iterations), y)
         sensitivity = self._share_within(soft_skeleton(y, self.iterations), p)
         losses = 1 - 2 * precision * sensitivity / (precision + sensitivity)

@@ -1,7 +1,7 @@
 """From counts of slices to the rows of ``cases.csv``: per case, or pooled over batches as the CALF authors did.
 
 Rows are long-form, one a unit, class and metric. Metrics that need whole volumes (surface distances in mm, lesion counts)
-become further rows of the same columns, concatenated to these by whoever holds the volumes.
+become further rows of the same columns, which ``calf.metrics.volumetric`` gives to whoever holds the volumes.
 """
 
 from __future__ import annotations

@@ -19,14 +19,19 @@ OK = "ok"
 MISSED = "missed"
 FALSE_POSITIVE = "false_positive"
 TRUE_NEGATIVE = "true_negative"
+PARTLY_LABELLED = "partly_labelled"
 POOLED = "pooled"
-STATUSES = (OK, MISSED, FALSE_POSITIVE, TRUE_NEGATIVE, POOLED)
+STATUSES = (OK, MISSED, FALSE_POSITIVE, TRUE_NEGATIVE, PARTLY_LABELLED, POOLED)
 
 EMPTY_RULE = (
     "A case whose reference and prediction are both empty is counted as a true negative, one whose reference alone is empty as "
-    "a false positive (its predicted volume is in cases.csv); Dice, IoU, sensitivity and precision are undefined for both and "
-    "left out of their means. A case whose prediction alone is empty is a miss: it scores 0 in these four and always counts. "
-    "Specificity is undefined only without a negative voxel; MAE and accuracy are always defined."
+    "a false positive (its predicted volume is in cases.csv); Dice, IoU, sensitivity, precision, balanced accuracy, relative "
+    "volume error, surface distances, NSD and the lesion-wise rates are undefined for both and left out of their means. A case "
+    "whose prediction alone is empty is a miss and always counts: Dice, IoU, sensitivity, precision, NSD and the lesion-wise "
+    "rates are 0, HD, HD95 and ASSD the diagonal of the image. Lesion-wise metrics follow the same rule with lesions in place "
+    "of voxels. Specificity and balanced accuracy are undefined without a negative voxel; MAE, accuracy, volume difference, the "
+    "number of false positive lesions and calibration are always defined. In a volume of which only a part was annotated, "
+    "surfaces and lesions are undefined, and everything else is of the annotated voxels."
 )
 POOLED_RULE = "A score whose denominator is empty over a whole batch counts 1."
 
@@ -82,11 +87,36 @@ def accuracy(counts: Counts) -> Floats:
     return _ratio(tp + tn, tp + fp + fn + tn)
 
 
+def balanced_accuracy(counts: Counts) -> Floats:
+    """``(sensitivity + specificity) / 2``; 0.5 for an empty and for a full prediction, however small the foreground."""
+    return (sensitivity(counts) + specificity(counts)) / 2
+
+
+def relative_volume_error(counts: Counts) -> Floats:
+    """``|predicted - reference| / reference volume``; 0 says that the volumes are equal, not that they overlap.
+
+    >>> relative_volume_error(np.array([[2, 2, 4, 8], [0, 0, 4, 12], [0, 3, 0, 13]])).tolist()
+    [0.3333333333333333, 1.0, nan]
+    """
+    tp, fp, fn, _ = np.moveaxis(counts, -1, 0)
+    return _ratio(np.abs(fp - fn), tp + fn)
+
+
+def volume_difference_ml(counts: Counts, voxel_volume_mm3: float) -> Floats:
+    """Predicted minus reference volume in mL; negative where too little is segmented."""
+    _, fp, fn, _ = np.moveaxis(counts, -1, 0)
+    return (fp - fn) * (voxel_volume_mm3 / 1000)
+
+
 SCORES: dict[str, Callable[[Counts], Floats]] = {
     score.__name__: score for score in (dice, iou, sensitivity, specificity, precision, mae, accuracy)
 }
 METRICS = tuple(SCORES)
-LOWER_IS_BETTER = frozenset({"mae"})
+# of every metric of this room, those that calf.metrics.volumetric adds included
+LOWER_IS_BETTER = frozenset(
+    {"mae", "relative_volume_error", "hd95_mm", "hd_mm", "assd_mm", "false_positive_lesions", "ece", "ace", "brier"}
+)
+UNRANKED = frozenset({"volume_difference_ml"})  # signed: errors of opposite sign cancel in its mean, so none is best
 FOREGROUND_ONLY = np.isin(METRICS, ["dice", "iou", "sensitivity", "precision"])
 
 

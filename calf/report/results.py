@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +15,19 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from calf.metrics import protocol as protocols
 from calf.metrics.protocol import CASE_COLUMNS
 from calf.metrics.scores import STATUSES
-from calf.provenance import RUN_ONLY
+from calf.provenance import run_only
 
-FINISHED, UNFINISHED, DAMAGED = "finished", "unfinished", "damaged"
+FINISHED, UNFINISHED, DAMAGED, KILLED = "finished", "unfinished", "damaged", "killed"
+ALIVE = ("starting", "running")
+SILENT_H = 6  # hours without a word after which a run of another machine is taken for dead: scoring says nothing
 NUMBERS = ("value", "reference_volume_mm3", "predicted_volume_mm3")
 SCORED_ONCE = ["protocol", "dataset", "case", "class", "metric"]
 RUN_COLUMNS = (
     "folder",  # relative to the gathered one
-    "state",  # finished | damaged | unfinished, or what status.json says: running, failed
+    "state",  # finished | damaged | killed | unfinished, or what status.json says: starting, running, failed
     "dataset",
     "model",
     "loss",
@@ -40,8 +45,9 @@ RUN_COLUMNS = (
     "fingerprint",
     "store_key",
     "split_hash",
-    "scored_on",  # original grid | slices resized to ...
+    "scored_on",  # original grid | slices of R x C pixels as stored
     "commit",
+    "versions",  # {package: version}
     "error",
 )
 
@@ -50,9 +56,10 @@ RUN_COLUMNS = (
 class Gathered:
     """What lies below ``folder``: one row a run (``RUN_COLUMNS``), and the case rows of the finished runs (``CASE_COLUMNS``).
 
-    Both are sorted by the runs' folders. Every run folder is in ``runs``, whatever its state; a run whose files cannot be
-    read is ``damaged``, says why in ``error``, and has no case rows. ``settings``: for each folder the keys of its
-    config.yaml (``optim.lr``) with their values, but for those that cannot change a number.
+    Both are sorted by the runs' folders; the index of ``cases`` says from which folder a row is. Every run folder is in
+    ``runs``, whatever its state; a run whose files cannot be read is ``damaged``, says why in ``error``, and has no case rows.
+    ``settings``: for each folder the keys of its config.yaml (``optim.lr``) with their values, but for those that cannot
+    change a number.
     """
 
     folder: Path
@@ -62,7 +69,7 @@ class Gathered:
 
     @property
     def incomplete(self) -> pd.DataFrame:
-        """The runs that are in no table: running, failed, killed or damaged."""
+        """The runs whose cases are in no table: running, failed, killed or damaged."""
         return self.runs[self.runs["state"] != FINISHED]
 
     @property
@@ -73,7 +80,7 @@ class Gathered:
 
 def gather(folder: Path) -> Gathered:
     """Read every run at or below ``folder``; ValueError when there is none."""
-    runs, tables, settings = [], [], {}
+    runs, tables, settings = [], {}, {}
     unknown = dict.fromkeys(("dataset", "model", "loss", "fold", "protocol", "error"), "")
     for path in _run_folders(folder):
         name = os.path.relpath(path, folder)
@@ -84,7 +91,8 @@ def gather(folder: Path) -> Gathered:
             continue
         ended, cases = _read_end(path)
         runs.append(unknown | run | ended | {"folder": name})
-        tables += [cases] if cases is not None else []
+        if cases is not None:
+            tables[name] = cases.set_index(pd.Index([name] * len(cases), name="folder"))
     if not runs:
         raise ValueError(
             f"no run at or below {folder}: expected folders with a config.yaml, such as "
@@ -92,7 +100,7 @@ def gather(folder: Path) -> Gathered:
             "or train first."
         )
     table = pd.DataFrame(runs, columns=list(RUN_COLUMNS)).astype({"seed": "Int64"})
-    cases = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(CASE_COLUMNS))
+    cases = pd.concat(tables.values()) if tables else pd.DataFrame(columns=list(CASE_COLUMNS), index=pd.Index([], name="folder"))
     return Gathered(folder, table, cases, settings)
 
 
@@ -111,11 +119,10 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         config = yaml.load((path / "config.yaml").read_text(), loader)
         names = {noun: str(config["names"][noun]) for noun in ("dataset", "model", "loss")}
-        run = names | {"seed": int(config["seed"]), "fold": _fold(config["fold"])}
+        run = names | {"seed": int(config["seed"]), "fold": _fold(config["fold"]), "protocol": _protocol(config)}
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as reason:
         raise ValueError(f"config.yaml: expected the configuration of a run ({reason!r})") from reason
-    prefixes = tuple(f"{key}." for key in RUN_ONLY)
-    return {key: value for key, value in _flat(config).items() if not f"{key}.".startswith(prefixes)}, run
+    return {key: value for key, value in _flat(config).items() if not run_only(key)}, run
 
 
 def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -123,6 +130,14 @@ def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def _protocol(config: dict[str, Any]) -> str:
+    """What a run that has no result yet will call its protocol; "" where that cannot be said."""
+    options = dict(config.get("protocol") or {})
+    known = {f"{kind.__module__}.{kind.__name__}": kind for kind in (protocols.PerCase, protocols.Paper)}
+    kind = known.get(options.pop("_target_", ""))
+    return "" if kind is None else kind(**options).name
 
 
 def _fold(value: Any) -> str:
@@ -155,9 +170,39 @@ def _read_status(path: Path) -> dict[str, Any]:
         status = _read_json(path / "status.json")
     except (OSError, ValueError) as reason:
         return {"state": UNFINISHED, "error": str(reason)}
-    state = str(status.get("state", UNFINISHED))
-    # the last thing written before result.json: a run that says so and has none was killed in between
-    return {"state": UNFINISHED if state == FINISHED else state, "epoch": status.get("epoch"), "error": status.get("error") or ""}
+    state, error = str(status.get("state", UNFINISHED)), str(status.get("error") or "")
+    if state in ALIVE and not _alive(status):
+        state, error = KILLED, f"killed or stopped: last heard of {_when(status)}"
+    elif state == FINISHED:  # the last thing written before result.json
+        state, error = UNFINISHED, f"stopped before its result was written: last heard of {_when(status)}"
+    return {"state": state, "epoch": status.get("epoch"), "error": error}
+
+
+def _alive(status: dict[str, Any]) -> bool:
+    """Whether the run that wrote this may still be at work: its process is there, or another machine spoke not long ago."""
+    pid, host, updated = (status.get(key) for key in ("pid", "host", "updated"))
+    if host == socket.gethostname() and isinstance(pid, int):
+        try:
+            os.kill(pid, 0)  # asks, and does nothing
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return True
+    try:
+        silent = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(str(updated))
+    except (TypeError, ValueError):  # no time, or one without a zone
+        return True
+    return silent < datetime.timedelta(hours=SILENT_H)
+
+
+def _when(status: dict[str, Any]) -> str:
+    words = f"at {status.get('updated', 'an unknown time')}"
+    if (epoch := status.get("epoch")) is None:
+        return words
+    epochs = status.get("epochs")
+    number = int(epoch) + 1 if epochs is None else min(int(epoch) + 1, int(epochs))
+    return f"{words} in epoch {number}" + (f" of {epochs}" if epochs is not None else "")
 
 
 def _read_result(path: Path) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from calf.data.datamodule import OrderedBatches, ShuffledBatches, SliceData
+from calf.data.datamodule import OrderedBatches, SliceBatches, SliceData
 from calf.data.prepare import Preparation
 from calf.data.splits import Holdout, check_parts
-from tests.data.toy import ToyLayout
+from tests.data.toy import PartlyLabelled, ToyLayout
 
 
 def toy_data(tmp_path: Path, **changes: object) -> SliceData:
@@ -27,32 +28,6 @@ def toy_data(tmp_path: Path, **changes: object) -> SliceData:
     return SliceData(**(arguments | changes))  # type: ignore[arg-type]
 
 
-def test_shuffled_batches_show_every_slice_once_an_epoch_in_an_order_of_seed_and_epoch():
-    batches = ShuffledBatches(np.arange(100, 120), batch_size=5, seed=3)
-    first = np.concatenate(list(batches))
-    assert sorted(first) == list(range(100, 120))
-    assert np.array_equal(first, np.concatenate(list(batches)))
-    batches.set_epoch(1)
-    second = np.concatenate(list(batches))
-    assert not np.array_equal(first, second)
-    batches.set_epoch(0)
-    assert np.array_equal(first, np.concatenate(list(batches)))
-    assert not np.array_equal(first, np.concatenate(list(ShuffledBatches(np.arange(100, 120), 5, seed=4))))
-
-
-def test_the_last_smaller_batch_is_left_out_unless_it_is_the_only_one():
-    assert [len(batch) for batch in ShuffledBatches(np.arange(11), 4, seed=0)] == [4, 4]
-    assert [len(batch) for batch in ShuffledBatches(np.arange(3), 4, seed=0)] == [3]
-
-
-def test_ranks_share_the_batches_of_one_process():
-    alone = list(ShuffledBatches(np.arange(24), 8, seed=0))
-    ranks = [list(ShuffledBatches(np.arange(24), 4, seed=0, rank=rank, world_size=2)) for rank in range(2)]
-    assert len(ranks[0]) == len(ranks[1]) == len(alone)
-    for batch, left, right in zip(alone, *ranks, strict=True):
-        assert sorted(batch) == sorted([*left, *right])
-
-
 def test_ordered_batches_keep_the_last_smaller_one():
     assert [batch.tolist() for batch in OrderedBatches(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]
 
@@ -66,6 +41,30 @@ def test_a_batch_has_images_masks_and_in_evaluation_the_reference(tmp_path):
     case = data.store.cases[int(data.store.case_of_slice[int(batch["slice"][0])])]
     assert batch["box"][0].tolist() == list(case.box)
     assert batch["mask"].sum() > batch["reference"].sum()  # the annotation is larger than the truth
+
+
+def test_neighbouring_slices_become_channels_and_the_outermost_stand_in_for_those_beyond(tmp_path):
+    data = toy_data(tmp_path, neighbours=2)
+    alone = toy_data(tmp_path)
+    assert (alone.in_channels, data.in_channels) == (2, 10)
+    case = data.store.cases[0]
+    batch = SliceBatches(data.store, evaluation=False, neighbours=2)[case.slices]["image"].reshape(case.grid[0], 5, 2, 32, 32)
+    own = SliceBatches(data.store, evaluation=False)[case.slices]["image"]
+    for place in range(case.grid[0]):
+        for step in range(-2, 3):
+            assert torch.equal(batch[place, step + 2], own[min(max(place + step, 0), case.grid[0] - 1)])
+
+
+def test_slices_that_nobody_annotated_are_predicted_but_neither_trained_on_nor_scored(tmp_path):
+    data = toy_data(tmp_path, layout=PartlyLabelled(tmp_path / "toy"), target="core")
+    train, test = data.part("train"), data.part("test")
+    assert data.store.labelled[train].all()
+    assert len(train) < len(data.store.slices_of(set(data.division.train)))
+    # the whole volume is predicted; the batch says what may be scored
+    assert len(test) == len(data.store.slices_of(set(data.division.test)))
+    batch = next(iter(data.test_dataloader()))
+    assert torch.equal(batch["labelled"], torch.from_numpy(data.store.labelled[batch["slice"].numpy()]))
+    assert 0 < batch["labelled"].sum() < len(batch["labelled"])
 
 
 def test_parts_share_no_patient_and_together_hold_every_slice(tmp_path):

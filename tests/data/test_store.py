@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -8,10 +10,12 @@ import numpy as np
 import pytest
 
 from calf.data.build import PreparationError, open_store, plan_store
+from calf.data.geometry import from_slices
 from calf.data.prepare import Preparation
-from calf.data.restore import write_mask
+from calf.data.restore import CaseCollector, write_mask
 from calf.data.store import SliceStore
-from tests.data.toy import ToyLayout
+from calf.data.volumes import write_volume
+from tests.data.toy import PartlyLabelled, ToyLayout
 
 
 def store_of(tmp_path: Path, target: str = "whole", biased: bool = False, **settings: object) -> tuple[ToyLayout, SliceStore]:
@@ -24,7 +28,7 @@ def test_a_store_has_the_slices_of_every_case_and_their_areas(tmp_path):
     _, store = store_of(tmp_path)
     # six cases of six slices; two modalities and a mask; the largest slice, 12 x 11, up to multiples of 32
     assert store.shape == (36, 3, 32, 32)
-    assert store.cases[1].box == [10, 22, 10, 21]
+    assert store.cases[1].box == (10, 22, 10, 21)
     areas = store.areas[:, 0].reshape(6, 6)
     assert areas.tolist() == [[0, 30, 30, 30, 0, 0]] * 6
     planes = store.read(np.arange(36))
@@ -42,19 +46,85 @@ def test_reading_in_any_order_gives_the_same_slices_as_a_memory_map(tmp_path):
         store.read(np.array([36]))
 
 
-@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-@pytest.mark.parametrize("target", ["whole", "classes", "regions"])
-def test_masks_come_back_into_the_grid_of_their_files(tmp_path, plane, target):
-    layout, store = store_of(tmp_path, target=target, plane=plane)
+def expected_mask(layout: ToyLayout, number: int, target: str) -> np.ndarray:
+    labels = np.asarray(nib.load(layout.cases()[number].mask).dataobj)
+    return {"whole": labels > 0, "classes": labels, "regions": (labels > 0) + 2 * (labels == 2)}[target].astype(np.uint8)
+
+
+WAYS = {
+    "padded": {},
+    "cropped": {"crop": "foreground"},
+    "finer": {"spacing_mm": (0.5, 0.5, 1.0)},
+    "finer and larger": {"spacing_mm": (0.5, 0.5, 1.0), "crop": "foreground", "fit": "resize", "size": (96, 64)},
+}
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+@pytest.mark.parametrize(
+    ("plane", "target"), [("axial", "whole"), ("axial", "regions"), ("coronal", "classes"), ("sagittal", "classes")]
+)
+def test_masks_come_back_into_the_grid_of_their_files(tmp_path, plane, target, way):
+    layout, store = store_of(tmp_path, target=target, plane=plane, **WAYS[way])
+    collector = CaseCollector(store)
+    order = np.random.default_rng(0).permutation(len(store))
+    restored = dict(collector.add(order, store.read(order)[:, -1]))
+    assert sorted(restored) == list(range(6))
+    assert not collector.masks
     for number, case in enumerate(layout.cases()):
-        stored = store.cases[number]
-        masks = store.read(np.arange(stored.first, stored.first + stored.grid[0]))[:, -1]
-        restored = nib.load(write_mask(tmp_path / "out", masks, store, number))
-        original = nib.load(case.mask)
-        labels = np.asarray(original.dataobj)
-        expected = {"whole": labels > 0, "classes": labels, "regions": (labels > 0) + 2 * (labels == 2)}[target]
-        assert np.array_equal(np.asarray(restored.dataobj), expected)
-        assert np.allclose(restored.affine, original.affine)
+        write_mask(tmp_path / "out.nii.gz", restored[number], store.cases[number])
+        written, original = nib.load(tmp_path / "out.nii.gz"), nib.load(case.mask)
+        assert np.array_equal(np.asarray(written.dataobj), expected_mask(layout, number, target))
+        assert np.allclose(written.affine, original.affine)
+        # what it is scored against is the file's own mask, in RAS order: x and y run the other way in these files
+        assert np.array_equal(store.truth(number), expected_mask(layout, number, target)[::-1, ::-1])
+        assert np.array_equal(store.truth(number), restored[number])
+
+
+def test_resampling_keeps_the_extent_and_the_volume(tmp_path):
+    _, store = store_of(tmp_path, spacing_mm=(2.0, 3.0, 3.0))
+    case = store.cases[0]
+    assert (case.shape, case.resampled) == ((10, 12, 6), (5, 6, 6))
+    assert case.stored_voxel_volume_mm3 == pytest.approx(18.0)
+    assert case.voxel_volume_mm3 == pytest.approx(4.5)
+    assert not store.unchanged
+
+
+def test_images_are_resampled_by_the_mean_of_what_a_voxel_covers_halfway(tmp_path):
+    _, fine = store_of(tmp_path, normalise="window", window=(0, 510), crop="none")
+    _, coarse = store_of(tmp_path, normalise="window", window=(0, 510), spacing_mm=(2.0, 1.5, 3.0))
+    before = fine.cases[0].restore(fine.read(fine.cases[0].slices)[:, 0]).astype(float)
+    after, case = coarse.read(coarse.cases[0].slices)[:, 0], coarse.cases[0]
+    top, bottom, left, right = case.box
+    # linear interpolation halfway between two voxels is their mean; columns of a slice run towards lower x
+    expected = (before[0::2] + before[1::2]) / 2
+    assert np.abs(from_slices(after[:, top:bottom, left:right], "axial") - expected).max() <= 1.5
+
+
+def test_cropping_leaves_out_what_is_background_in_every_modality(tmp_path):
+    layout = ToyLayout(tmp_path / "toy")
+    layout.ensure()
+    for modality, low in (("a", 3), ("b", 2)):
+        path = tmp_path / "toy" / f"case0_{modality}.nii.gz"
+        image = nib.load(path)
+        data = np.asarray(image.dataobj).copy()
+        data[:low], data[8:], data[:, :1], data[..., 5:] = -7, -7, -7, -7
+        write_volume(path, data, image.affine)
+    plan = plan_store("toy", layout, "whole", Preparation(crop="foreground"), tmp_path / "stores")
+    case = open_store(plan, workers=1).cases[0]
+    assert case.crop == ((2, 8), (0, 11), (0, 5))  # x and y are turned round
+    assert case.resampled == (6, 11, 5)
+
+
+def test_only_annotated_slices_of_partly_labelled_cases_count(tmp_path):
+    layout = PartlyLabelled(tmp_path / "toy")
+    for settings in ({}, {"spacing_mm": (1.0, 1.5, 1.5)}):
+        store = open_store(plan_store("toy", layout, "core", Preparation(**settings), tmp_path / "stores"), workers=1)
+        factor = 2 if settings else 1
+        # the mask shows rim or core in slices 1 to 3: slice 1 is annotated, though it holds no core
+        assert store.labelled.tolist() == ([False] * factor + [True] * 3 * factor + [False] * 2 * factor) * 6
+        assert store.cases[0].annotated.ravel().tolist() == [False, True, True, True, False, False]
+    with pytest.raises(PreparationError, match=r"annotated in some axial slices only: take preparation\.plane=axial"):
+        open_store(plan_store("toy", layout, "core", Preparation(plane="coronal"), tmp_path / "stores"), workers=1)
 
 
 def test_resizing_changes_the_volume_a_stored_pixel_stands_for(tmp_path):
@@ -68,16 +138,13 @@ def test_resizing_changes_the_volume_a_stored_pixel_stands_for(tmp_path):
     assert store.areas[:6, 0].tolist() == [0, 120, 120, 120, 0, 0]
 
 
-def test_the_truth_of_resized_slices_is_kept_in_its_own_grid(tmp_path):
-    _, store = store_of(tmp_path, fit="resize", size=(16, 16), biased=True)
+def test_what_is_scored_against_is_the_reference(tmp_path):
+    layout, store = store_of(tmp_path, fit="resize", size=(16, 16), biased=True)
     _, padded = store_of(tmp_path, biased=True)
-    truth, planes = store.read_truth(np.arange(36)), padded.read(np.arange(36))
-    for index, (rows, columns) in enumerate(store.grids):
-        top, bottom, left, right = padded.boxes[index]
-        assert np.array_equal(truth[index, :rows, :columns], planes[index, -1, top:bottom, left:right])
-        assert truth[index].sum() == planes[index, -1].sum()
-    with pytest.raises(ValueError, match="no other truth"):
-        padded.read_truth(np.arange(1))
+    for number, case in enumerate(layout.cases()):
+        clean = np.asarray(nib.load(case.reference).dataobj)[::-1, ::-1] > 0
+        assert np.array_equal(store.truth(number), clean)
+        assert np.array_equal(padded.truth(number), clean)
 
 
 def test_the_reference_is_kept_apart_from_the_training_mask(tmp_path):
@@ -117,7 +184,7 @@ def test_a_bad_case_is_named_and_the_others_are_kept(tmp_path):
     plan = plan_store("toy", layout, "whole", Preparation(), tmp_path / "stores")
     with pytest.raises(PreparationError, match=r"1 of 6 cases.*\n.*case2: .*case2_a.nii.gz.*\n.*skip_bad_cases=true"):
         open_store(plan, workers=1)
-    assert len(list((tmp_path / "stores").glob("toy-*.parts/*.npy"))) == 5
+    assert len(list((tmp_path / "stores").glob("toy-*.parts/*.npz"))) == 5
     store = open_store(plan, skip_bad_cases=True, workers=1)
     assert [case.id for case in store.cases] == ["case0", "case1", "case3", "case4", "case5"]
     assert list(store.manifest["skipped"]) == ["case2"]
@@ -171,3 +238,30 @@ def test_the_manifest_names_the_digest_of_every_file(tmp_path):
     _, store = store_of(tmp_path)
     manifest = json.loads((store.folder / "manifest.json").read_text())
     assert set(manifest["sha256"]["case0"]) == {"case0_a.nii.gz", "case0_b.nii.gz", "case0_seg.nii.gz"}
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from calf.data.build import open_store, plan_store
+from calf.data.prepare import Preparation
+from tests.data.toy import ToyLayout
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+plan = plan_store("toy", ToyLayout(Path(sys.argv[1]) / "toy"), "whole", Preparation(), Path(sys.argv[1]) / "stores")
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+open_store(plan, workers=1)
+"""
+
+
+def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path):
+    layout, small = store_of(tmp_path, target="classes")
+    # 36 slices of 3 planes of 32 x 32 are 110 kB: the parts of the cases fit in 50 kB files, the store does not
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path), "50000"], capture_output=True, text=True, check=False)
+    assert "no room on the disk of" in done.stderr
+    assert "choose another place with stores_dir=..." in done.stderr.replace("\n", " ")
+    assert not list((tmp_path / "stores").glob("*.building"))
+    assert len(list((tmp_path / "stores").glob("toy-*.parts/*.npz"))) == 6
+    assert SliceStore(small.folder).read(np.arange(36)).sum() > 0
+    again = open_store(plan_store("toy", layout, "whole", Preparation(), tmp_path / "stores"), workers=1)
+    assert len(again) == 36

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +61,14 @@ class ToyLayout:
             )
             for number in range(self.num_cases)
         ]
+
+
+@dataclass
+class PartlyLabelled(ToyLayout):
+    """Of each case only the slices that show rim or core were annotated."""
+
+    def __post_init__(self) -> None:
+        self.targets["core"] = Target(("core",), ((2,),))
+
+    def cases(self) -> list[Case]:
+        return [replace(case, partly_labelled=True) for case in super().cases()]

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calf.losses import balancing
 from calf.losses.compound import DeepSupervision, RatioBalancedSum, ScheduledSum, WeightedSum, nearest
 from calf.losses.contract import FollowsEpochs, TakesDistanceMaps
-from calf.losses.distance import BoundaryLoss, signed_distance
+from calf.losses.distance import BoundaryLoss
+from calf.losses.distance_transform import signed_distance
 from calf.losses.pixelwise import CrossEntropyLoss
 from tests.losses.zoo import accelerator, build, config, value_and_gradient
 
@@ -269,15 +269,6 @@ class TestRatios:
         call(loss, 600)
         assert loss.sums.tolist() == [600, 300]
 
-    def test_each_rank_has_the_sums_of_all_so_that_any_can_be_resumed_from(self, monkeypatch):
-        others = iter([torch.tensor([2.0, 0.5]), torch.tensor([2.0, 0.75])])
-        monkeypatch.setattr(balancing, "several_ranks", lambda: True)
-        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-        monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: values.add_(next(others)))
-        loss = balanced([8.0, 4.0], [0.5, 0.25])
-        assert call(loss, 2) == [8.5, 4.25]
-        assert loss.sums.tolist() == [(8 + 2 + 4 + 2) / 2, (0.5 + 0.5 + 0.25 + 0.75) / 2]
-
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
@@ -309,9 +300,13 @@ def target_of(logits: list[Tensor], exclusive: bool) -> Tensor:
 
 class TestDeepSupervision:
     def test_one_output_is_scored_as_by_the_loss_alone(self):
-        expected = build("dice_ce")(LOGITS, INDICES)
-        assert torch.equal(build("deep_supervision")(LOGITS, INDICES), expected)
-        assert torch.equal(build("deep_supervision")([LOGITS], INDICES), expected)
+        expected, deep = build("dice_ce")(LOGITS, INDICES), build("deep_supervision")
+        assert torch.equal(deep.eval()(LOGITS, INDICES), expected)
+        assert torch.equal(deep.train()([LOGITS], INDICES), expected)
+
+    def test_a_network_with_one_output_is_not_trained_by_it(self):
+        with pytest.raises(ValueError, match=r"logits of several scales.*model=unet_plain model.deep_supervision=3"):
+            build("deep_supervision").train()(LOGITS, INDICES)
 
     def test_any_loss_can_be_put_on_the_scales(self):
         assert config("deep_supervision").loss == config("dice_ce")

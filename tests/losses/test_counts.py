@@ -66,7 +66,7 @@ def test_samples_in_parts_are_those_in_one(monkeypatch):
     for target in (INDICES, CHANNELS):
         values = []
         for cached in (1, 10**9):
-            monkeypatch.setattr("calf.losses.counts.CACHED", cached)
+            monkeypatch.setattr("calf.losses.voxels.CACHED", cached)
             values.append(value_and_gradient(build("squared_dice"), LOGITS, target))
         torch.testing.assert_close(*values)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,10 @@ def published(logits, target, background, foreground, power):
     return (onehot * share * (1 - p) ** focus * (-p.log()) ** power).sum(-1).mean()
 
 
+def mean(logits, target, sides):
+    return mean_cross_entropy(logits, target, *sides)
+
+
 def moderate(form, spatial="2d"):
     target = regions(form, SPATIAL[spatial])
     return 2 * torch.randn(certain(form, target).shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64), target
@@ -53,7 +59,7 @@ def test_value_and_gradient_are_those_of_the_formula(form, background, foregroun
 @pytest.mark.parametrize(("background", "foreground", "power"), SIDES.values(), ids=SIDES)
 def test_the_gradient_is_the_derivative(background, foreground, power):
     logits, target = moderate("multilabel")
-    one_for_each_channel = Side(torch.tensor([1.0, 2, 3], dtype=torch.float64).view(3, 1, 1), foreground.focus)
+    one_for_each_channel = Side(torch.tensor([1.0, 2, 3], dtype=torch.float64).view(1, 3, 1, 1), foreground.focus)
     assert torch.autograd.gradcheck(
         lambda z: mean_cross_entropy(z, target, background, one_for_each_channel, power),
         (logits.requires_grad_(),),
@@ -72,3 +78,18 @@ def test_extreme_logits_have_finite_gradients(form, power):
         )
         assert value.isfinite(), height
         assert gradient.isfinite().all(), height
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("whole", [True, False], ids=["a share for each voxel", "for each channel"])
+def test_samples_in_parts_are_those_in_one(monkeypatch, form, whole):
+    logits, target = moderate(form)
+    channels = 1 if form == "exclusive" else logits.shape[1]
+    shape = (len(logits), channels, *logits.shape[2:]) if whole else (1, channels, 1, 1)
+    share = torch.rand(shape, generator=torch.Generator().manual_seed(2), dtype=logits.dtype)
+    values = []
+    for cached in (1, 10**9):
+        monkeypatch.setattr("calf.losses.voxels.CACHED", cached)
+        for sides in [(Side(share, 0.5), Side(2.0), 0.3), (Side(share), Side(share), 1.0)]:
+            values.append(value_and_gradient(partial(mean, sides=sides), logits, target))
+    torch.testing.assert_close(values[:2], values[2:])

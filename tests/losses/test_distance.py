@@ -9,9 +9,10 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from calf.losses import distance
+from calf.losses import distance_transform
 from calf.losses.contract import TakesDistanceMaps
-from calf.losses.distance import BoundaryLoss, DistancePenalizedCELoss, HausdorffDTLoss, signed_distance
+from calf.losses.distance import BoundaryLoss, DistanceLoss, DistancePenalizedCELoss, HausdorffDTLoss
+from calf.losses.distance_transform import signed_distance
 from tests.losses.zoo import FORMS, SPATIAL, accelerator, build, certain, regions, value_and_gradient
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -51,7 +52,7 @@ def noise(shape: torch.Size) -> torch.Tensor:
     return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def losses(background: bool = False) -> dict[str, distance.DistanceLoss]:
+def losses(background: bool = False) -> dict[str, DistanceLoss]:
     return {
         "boundary": BoundaryLoss(None, background),
         "hausdorff": HausdorffDTLoss(2.0, False, "none", None, background),
@@ -65,7 +66,7 @@ every_form = pytest.mark.parametrize(("form", "spatial"), list(itertools.product
 
 
 class TestSignedDistance:
-    @pytest.mark.parametrize("transform", [distance._by_scipy, distance._by_shifts])
+    @pytest.mark.parametrize("transform", [distance_transform._by_scipy, distance_transform._by_shifts])
     @pytest.mark.parametrize("unit", [True, False])
     @pytest.mark.parametrize("axes", SHAPES)
     def test_it_is_the_distance_to_the_nearest_voxel_of_the_other_kind(self, axes, unit, transform):
@@ -89,7 +90,7 @@ class TestSignedDistance:
         masks[0, 0, 30:90, 100:130] = masks[1, 0, :, 3] = True
         inside, outside = (np.stack([distance_transform_edt(side[0]) for side in sides]) for sides in (masks, ~masks))
         np.testing.assert_allclose(signed_distance(masks)[:, 0], outside - inside, rtol=1e-6)
-        np.testing.assert_allclose(distance._by_shifts(masks, [1.0, 1.0])[:, 0], outside - inside, rtol=1e-6)
+        np.testing.assert_allclose(distance_transform._by_shifts(masks, [1.0, 1.0])[:, 0], outside - inside, rtol=1e-6)
 
     def test_masks_in_any_memory_layout(self):
         masks = hard_masks((6, 8)).view(4, 2, 6, 8)
@@ -98,7 +99,7 @@ class TestSignedDistance:
 
     def test_no_accelerator_is_waited_for(self):
         with accelerator() as reads:
-            maps = distance._by_shifts(torch.empty(2, 3, 8, 6, dtype=torch.bool, device="meta"), [1.0, 2.0])
+            maps = distance_transform._by_shifts(torch.empty(2, 3, 8, 6, dtype=torch.bool, device="meta"), [1.0, 2.0])
         assert reads.found == []
         assert maps.shape == (2, 3, 8, 6)
 

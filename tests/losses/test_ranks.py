@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from calf.imbalance import skewness_and_kurtosis
 from calf.losses.calf import CALFLoss, RegionCALFLoss
+from tests.losses.ranks import in_two_ranks
 
 AREAS = [3, 5, 9, 14, 2, 30, 40]
 FIRST = 4  # samples of the first rank
@@ -20,8 +17,7 @@ def masks(areas: list[int]) -> torch.Tensor:
     return (torch.arange(64) < torch.tensor(areas)[:, None]).float().view(-1, 1, 8, 8)
 
 
-def one_rank(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=2)
+def chosen(rank: int) -> dict[tuple[str, str], tuple[torch.Tensor, ...]]:
     y = masks(AREAS[:FIRST] if rank == 0 else AREAS[FIRST:])
     results = {}
     for ddp in ("global", "local"):
@@ -31,15 +27,12 @@ def one_rank(rank: int, folder: str) -> None:
         }.items():
             loss(torch.zeros_like(y), y)
             results[name, ddp] = loss.last_branch, loss.last_skewness, loss.last_kurtosis
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    folder: Path = tmp_path_factory.mktemp("ranks")
-    mp.spawn(one_rank, args=(str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return in_two_ranks(chosen, tmp_path_factory.mktemp("ranks"))
 
 
 def test_global_is_what_one_process_with_all_samples_would_choose(ranks):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from calf.losses.adaptive import GeneralizedLossFunction
 from calf.losses.balancing import CoVWeighting, SoftAdapt
+from calf.losses.compound import RatioBalancedSum
 from calf.losses.pixelwise import BCELoss, FocalLoss
+from tests.losses.ranks import in_two_ranks
 
 STEPS = 4
 
@@ -31,6 +29,7 @@ def losses() -> dict[str, torch.nn.Module]:
     return {
         "softadapt": SoftAdapt(terms(), beta=20.0, variant="original", history=3, every=1),
         "cov_weighting": CoVWeighting(terms(), decay=None),
+        "ratio": RatioBalancedSum(terms(), reference="bce", variant="paper", start=1.0),
         "deterministic": GeneralizedLossFunction("deterministic", 1, (0.01, 100), 1e-10, "batch"),
         "exploratory": GeneralizedLossFunction("exploratory", 1, (0.01, 100), 1e-10, "batch"),
     }
@@ -54,25 +53,27 @@ def states(samples: slice) -> dict[str, list[torch.Tensor]]:
         for step in range(STEPS):
             if name == "exploratory":
                 explored(loss, samples)
+            if isinstance(loss, RatioBalancedSum):
+                loss.start_epoch(step // 2, STEPS // 2)
             logits, y = batches(step)
             loss(logits[samples], y[samples])
-            state = loss.settings if isinstance(loss, GeneralizedLossFunction) else loss.last_weights
-            found.setdefault(name, []).append(state.clone())
+            found.setdefault(name, []).append(state(loss))
     return found
 
 
-def one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=2)
-    torch.save(states(slice(2 * rank, 2 * rank + 2)), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def state(loss: torch.nn.Module) -> torch.Tensor:
+    if isinstance(loss, RatioBalancedSum):
+        return torch.cat([loss.sums, loss.ratio[None]])
+    return (loss.settings if isinstance(loss, GeneralizedLossFunction) else loss.last_weights).clone()
+
+
+def states_of_rank(rank: int) -> dict[str, list[torch.Tensor]]:
+    return states(slice(2 * rank, 2 * rank + 2))
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    folder: Path = tmp_path_factory.mktemp("ranks")
-    mp.spawn(one_rank, args=(str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return in_two_ranks(states_of_rank, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", losses())

@@ -17,6 +17,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from calf.losses.compound import DeepSupervision
+
 CONF = Path(__file__).resolve().parents[2] / "conf"
 LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 
@@ -37,7 +39,8 @@ def config(name: str, *overrides: str) -> DictConfig:
 def build(name: str, *overrides: str) -> nn.Module:
     """The loss itself."""
     loss: nn.Module = instantiate(config(name, *overrides))
-    return loss
+    # the laws are tried on one tensor, which it takes in eval mode only
+    return loss.eval() if isinstance(loss, DeepSupervision) else loss
 
 
 def regions(form: str, spatial: tuple[int, ...], batch: int = 5, seed: int = 0) -> Tensor:

@@ -133,4 +133,24 @@ def test_parity_with_torchmetrics():
 
 def test_what_the_tables_rest_on():
     assert METRICS == ("dice", "iou", "sensitivity", "specificity", "precision", "mae", "accuracy")
-    assert set(scores.LOWER_IS_BETTER) <= set(METRICS)
+    assert set(METRICS) & scores.LOWER_IS_BETTER == {"mae"}
+
+
+# tp, fp, fn, tn -> balanced accuracy, relative volume error, volume difference in mL of voxels of 2 mm3
+OF_VOLUME = {
+    "in part": ((2, 2, 4, 8), (2 / 6 + 8 / 10) / 2, 2 / 6, -0.004),
+    "too much": ((2, 6, 0, 8), (1 + 8 / 14) / 2, 3, 0.012),
+    "equal volumes apart": ((0, 3, 3, 4), (0 + 4 / 7) / 2, 0, 0),
+    "missed": ((0, 0, 4, 12), 0.5, 1, -0.008),
+    "all predicted": ((4, 12, 0, 0), 0.5, 3, 0.024),
+    "reference empty": ((0, 3, 0, 7), UNDEFINED, UNDEFINED, 0.006),
+    "both empty": ((0, 0, 0, 10), UNDEFINED, UNDEFINED, 0),
+    "reference full": ((10, 0, 0, 0), UNDEFINED, 0, 0),
+}
+
+
+@pytest.mark.parametrize(("counts", "balanced", "relative", "difference"), OF_VOLUME.values(), ids=OF_VOLUME)
+def test_balanced_accuracy_and_volume_errors(counts, balanced, relative, difference):
+    counts = np.array([counts])
+    found = scores.balanced_accuracy(counts), scores.relative_volume_error(counts), scores.volume_difference_ml(counts, 2.0)
+    np.testing.assert_allclose(np.concatenate(found), [balanced, relative, difference], rtol=1e-15)

@@ -24,7 +24,9 @@ SMALL = {  # the smallest network of the kind; what is not named here takes a Re
         "model.decoder_fusion_channels=32",
     ],
     "unet_plain": ["model.width=4"],
+    "unet3d": ["model.channels=[4,8,8]", "model.strides=[1,2,[1,2,2]]"],
 }
+SIZES = {"unet3d": (6, 36, 48)}  # of volumes, and those its strides divide
 FROZEN = {  # what the logits do not depend on: see calf.models.smp
     "pspnet": ("network.encoder.layer3.", "network.encoder.layer4."),
     "dpt": ("network.encoder.model.norm.", *(f"network.encoder.model.blocks.{block}." for block in range(5, 12))),
@@ -53,8 +55,9 @@ def test_the_yaml_spells_out_every_argument(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_at_the_images_size_and_gradient_everywhere(name: str) -> None:
     model = network(name, in_channels=4, classes=3)
-    logits = model(torch.rand(2, 4, 35, 50))
-    assert logits.shape == (2, 3, 35, 50)
+    size = SIZES.get(name, (35, 50))
+    logits = model(torch.rand(2, 4, *size))
+    assert logits.shape == (2, 3, *size)
     logits.square().mean().backward()
     for parameter_name, parameter in model.named_parameters():
         if parameter_name.startswith(FROZEN.get(name, ())):
@@ -70,10 +73,11 @@ def test_same_seed_same_network_and_its_state_restores_it(name: str) -> None:
     for key, value in first.state_dict().items():
         torch.testing.assert_close(again.state_dict()[key], value, rtol=0, atol=0)
 
-    images = torch.rand(2, 1, 48, 40)
+    size = SIZES.get(name, (48, 40))
+    images = torch.rand(2, 1, *size)
     with torch.no_grad():
         expected = first.eval()(images)
-        assert expected.shape == (2, 1, 48, 40)
+        assert expected.shape == (2, 1, *size)
         assert not torch.equal(other.eval()(images), expected)
         file = io.BytesIO()
         torch.save(first.state_dict(), file)

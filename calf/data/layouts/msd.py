@@ -12,6 +12,7 @@ from typing import Any
 
 from calf.data.cases import Case, Image, Target
 from calf.data.layouts import no_cases, require_root
+from calf.data.targets import check_labels, class_targets, snake_case
 
 SOURCE = "http://medicaldecathlon.com"
 EXPECTED = "dataset.json, imagesTr/*.nii.gz and labelsTr/*.nii.gz of one task, such as Task04_Hippocampus"
@@ -22,11 +23,12 @@ class MSD:
     """One task as unpacked; ``dataset.json`` says which modalities, labels and files there are.
 
     Antonelli et al. 2022, https://arxiv.org/abs/2106.05735. Several modalities lie on the last axis of one 4-D file.
-    The images of ``imagesTs``, if that folder is there, are cases without a mask. No patient key is published:
-    every image counts as a patient of its own. ``dataset.json`` is read when it is first needed.
+    The images of ``imagesTs``, if that folder is there, are cases without a mask, of the subset ``test``; the others are of
+    ``training``. No patient key is published: every image counts as a patient of its own. Images that ``dataset.json`` does
+    not list are passed by. It is read when it is first needed.
 
-    Targets: ``foreground`` (everything labelled, named after the task), ``classes`` (exclusive), and each class by its
-    name in lower_snake_case.
+    Targets: ``foreground`` (everything labelled, named after the task, or ``liver_foreground`` where a class has that name),
+    ``classes`` (exclusive), and each class by its name in lower_snake_case.
 
     Args:
         root: the task's folder, the one with ``dataset.json``.
@@ -48,20 +50,12 @@ class MSD:
     @cached_property
     def labels(self) -> dict[int, str]:
         """Label values and their names as in ``dataset.json``."""
-        return {int(value): name for value, name in self._description["labels"].items()}
+        return check_labels(self._description["labels"], str(self.folder / "dataset.json"))
 
     @cached_property
     def targets(self) -> dict[str, Target]:
         """``foreground``, ``classes`` and each class alone."""
-        classes = {snake_case(name): (value,) for value, name in self.labels.items() if value != 0}
-        if len(classes) != len(self.labels) - (0 in self.labels) or not classes:
-            raise ValueError(f"{self.folder / 'dataset.json'}: expected classes of distinct names, got {self.labels}")
-        everything = tuple(value for (value,) in classes.values())
-        alone = {name: Target((name,), (value,)) for name, value in classes.items()}
-        return alone | {
-            "foreground": Target((self._task,), (everything,)),
-            "classes": Target(tuple(classes), tuple(classes.values()), exclusive=True),
-        }
+        return class_targets(self.labels, self._task, str(self.folder / "dataset.json"))
 
     def ensure(self) -> None:
         """Raise a ValueError that says what is wrong with ``root`` or its ``dataset.json``."""
@@ -71,7 +65,8 @@ class MSD:
         """Every listed image, sorted by id; a ValueError names listed files that are not there, or an empty list."""
         listed = [(entry["image"], entry["label"]) for entry in self._description["training"]]
         if (self.folder / "imagesTs").is_dir():
-            listed += [(entry, None) for entry in self._description.get("test", [])]
+            test = self._description.get("test", [])
+            listed += [(entry["image"] if isinstance(entry, dict) else entry, None) for entry in test]
         cases = [self._case(image, label) for image, label in listed if not Path(image).name.startswith(".")]
         if not cases:
             raise no_cases(self.folder, EXPECTED, SOURCE)
@@ -83,7 +78,8 @@ class MSD:
         name = re.sub(r"\.nii(\.gz)?$", "", path.name)
         several = len(self.modalities) > 1
         images = {modality: Image(path, channel if several else None) for channel, modality in enumerate(self.modalities)}
-        return Case(name, name, images, self.folder / label if label else None)
+        subset = "training" if label else "test"
+        return Case(name, name, images, self.folder / label if label else None, subset=subset)
 
     def _check(self, cases: list[Case]) -> None:
         twice = sorted(name for name, count in Counter(case.id for case in cases).items() if count > 1)
@@ -110,17 +106,12 @@ class MSD:
             hint = f"; data_root should name one of its folders: {', '.join(tasks)}" if tasks else ""
             raise ValueError(f"{no_cases(self.folder, EXPECTED, SOURCE)}{hint}")
         try:
-            description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
         except ValueError as error:
             raise ValueError(f"{path}: expected JSON: {error}") from error
         if lacking := [key for key in ("modality", "labels", "training") if key not in description]:
             raise ValueError(
                 f"{path}: expected the Decathlon's keys modality, labels and training; {', '.join(lacking)} missing "
-                f"(it has {', '.join(description)}). nnU-Net's dataset.json of version 2 is another format"
+                f"(it has {', '.join(description)}). For nnU-Net's own format take dataset=nnunet_raw"
             )
         return description
-
-
-def snake_case(name: str) -> str:
-    """``Non-enhancing tumor`` and ``HepaticVessel`` as ``non_enhancing_tumor`` and ``hepatic_vessel``."""
-    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()).strip("_")

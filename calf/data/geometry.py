@@ -1,0 +1,163 @@
+"""Where a prepared volume lies in the file it was made from, and the way back.
+
+A volume in RAS+ order is cropped, resampled, cut into slices, and each slice fitted into a stored plane. A :class:`Geometry`
+keeps what is needed to undo that for masks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
+FITS = ("pad", "resize")
+
+Shape = tuple[int, int, int]
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """One case's way from its files to stored planes. Axes are RAS+ unless said otherwise.
+
+    Attributes:
+        shape: voxels of the volume in its file.
+        spacing_mm: of those voxels.
+        affine: 4 x 4, of the file in its own order of axes.
+        original_shape: of the file in its own order of axes.
+        crop: first and end voxel along each axis that were kept.
+        resampled: voxels of the kept part after resampling; its own number of voxels where it was not.
+        plane: axial, coronal or sagittal.
+        fit: how a slice came into its plane, ``pad`` or ``resize``.
+        size: rows and columns of a stored plane.
+    """
+
+    shape: Shape
+    spacing_mm: tuple[float, float, float]
+    affine: list[list[float]]
+    original_shape: Shape
+    crop: Box
+    resampled: Shape
+    plane: str
+    fit: str
+    size: tuple[int, int]
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Self:
+        """Of fields that went through JSON, which has lists for tuples."""
+        plain = ("affine", "annotated_slices")
+        return cls(**{key: value if key in plain else _tuple(value) for key, value in entry.items()})
+
+    @property
+    def grid(self) -> Shape:
+        """Number of slices, and rows and columns of one before it is fitted into a plane."""
+        return slice_grid(self.resampled, self.plane)
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Where a slice lies in its plane: first row, end row, first column, end column."""
+        return box_in(self.size, *self.grid[1:], self.fit)
+
+    @cached_property
+    def unchanged(self) -> bool:
+        """Whether stored pixels are the file's own voxels, only padded."""
+        return self.fit == "pad" and self.crop == tuple((0, length) for length in self.shape) and self.resampled == self.shape
+
+    @property
+    def voxel_volume_mm3(self) -> float:
+        """Of the file's own voxels."""
+        return float(np.prod(self.spacing_mm))
+
+    @property
+    def stored_voxel_volume_mm3(self) -> float:
+        """What a stored pixel stands for, after resampling and resizing."""
+        kept = float(np.prod([end - start for start, end in self.crop])) * self.voxel_volume_mm3
+        top, bottom, left, right = self.box
+        return kept / (self.grid[0] * (bottom - top) * (right - left))
+
+    def restore(self, masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Stored masks of all slices, (S, *size), as a RAS volume of ``shape``; 0 outside the crop.
+
+        Exact after padding and cropping, nearest neighbour where the volume was resampled or its slices resized.
+        """
+        if masks.shape != (self.grid[0], *self.size):
+            raise ValueError(f"expected the masks of all {self.grid[0]} slices, {(self.grid[0], *self.size)}, got {masks.shape}")
+        volume = from_slices(unfit_slices(masks, *self.grid[1:], self.fit), self.plane)
+        kept = nearest(volume, tuple(end - start for start, end in self.crop))
+        if kept.shape == self.shape:
+            return np.ascontiguousarray(kept)
+        restored = np.zeros(self.shape, np.uint8)
+        restored[tuple(slice(start, end) for start, end in self.crop)] = kept
+        return restored
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(_tuple(entry) for entry in value) if isinstance(value, list) else value
+
+
+def slice_grid(shape: Shape, plane: str) -> Shape:
+    """Number of slices, rows and columns of a volume of this (RAS) shape."""
+    axis = PLANES[plane]
+    columns, rows = (size for index, size in enumerate(shape) if index != axis)
+    return shape[axis], rows, columns
+
+
+def to_slices(volume: NDArray, plane: str) -> NDArray:
+    """A RAS volume (X, Y, Z) as slices (S, rows, columns); a view."""
+    return np.moveaxis(volume, PLANES[plane], 0).swapaxes(1, 2)[:, ::-1, ::-1]
+
+
+def from_slices(slices: NDArray, plane: str) -> NDArray:
+    """Inverse of :func:`to_slices`; a view."""
+    return np.moveaxis(slices[:, ::-1, ::-1].swapaxes(1, 2), 0, PLANES[plane])
+
+
+def nearest(volume: NDArray, shape: tuple[int, ...]) -> NDArray:
+    """The volume on a grid of other voxels over the same extent, each taking the value of the voxel its centre lies in."""
+    if volume.shape == shape:
+        return volume
+    # the centre of a new voxel, in whole numbers: (i + 1/2) old / new
+    places = [(2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(shape, volume.shape, strict=True)]
+    return volume[np.ix_(*places)]
+
+
+def box_in(size: tuple[int, int], rows: int, columns: int, fit: str) -> tuple[int, int, int, int]:
+    """Where the slice lies in a stored plane: first row, end row, first column, end column.
+
+    Raises:
+        ValueError: a slice that is to be padded is larger than ``size``.
+    """
+    if fit == "resize":
+        return 0, size[0], 0, size[1]
+    if rows > size[0] or columns > size[1]:
+        raise ValueError(
+            f"slices of {rows} x {columns} do not fit preparation.size={list(size)}: take a larger size, null, or fit=resize"
+        )
+    top, left = (size[0] - rows) // 2, (size[1] - columns) // 2
+    return top, top + rows, left, left + columns
+
+
+def fit_slices(slices: NDArray[np.uint8], size: tuple[int, int], fit: str, masks: bool) -> NDArray[np.uint8]:
+    """Slices (S, rows, columns) padded with 0 or resized to ``size``: images linearly, masks by nearest neighbour."""
+    top, bottom, left, right = box_in(size, slices.shape[1], slices.shape[2], fit)
+    fitted = np.zeros((len(slices), *size), np.uint8)
+    if fit == "pad":
+        fitted[:, top:bottom, left:right] = slices
+        return fitted
+    how = cv2.INTER_NEAREST_EXACT if masks else cv2.INTER_LINEAR
+    for index, plane in enumerate(slices):
+        fitted[index] = cv2.resize(np.ascontiguousarray(plane), (size[1], size[0]), interpolation=how)
+    return fitted
+
+
+def unfit_slices(slices: NDArray[np.uint8], rows: int, columns: int, fit: str) -> NDArray[np.uint8]:
+    """Masks (S, *size) back to their own rows and columns: exact after padding, nearest neighbour after resizing."""
+    if fit == "resize":
+        return fit_slices(slices, (rows, columns), "resize", masks=True)
+    top, bottom, left, right = box_in((slices.shape[1], slices.shape[2]), rows, columns, fit)
+    return slices[:, top:bottom, left:right]

@@ -1,0 +1,95 @@
+"""`calf predict`: masks of new images by a trained network, as NIfTI in the images' own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calf.data.cases import Case, Image, Target
+from calf.data.volumes import VolumeError
+from calf.files import write_json
+from calf.trained import Trained
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+
+
+def cases_of(images: Sequence[str], modalities: Sequence[str]) -> list[Case]:
+    """The cases that the command line names.
+
+    ``modality=path`` for each modality is one case, called after the file of the first; for a network of one modality a bare
+    path is a case of its own.
+
+    Raises:
+        ValueError: a modality that the network does not know, one given twice, or one missing; two cases of one name.
+    """
+    named = [image.partition("=") for image in images]
+    if len(modalities) == 1 and not any(name == modalities[0] for name, _, _ in named):
+        cases = [_case({modalities[0]: image}, modalities) for image in images]
+    else:
+        given: dict[str, str] = {}
+        for name, assigned, path in named:
+            if not assigned or name not in modalities or name in given:
+                raise ValueError(
+                    f"expected {' '.join(f'{modality}=PATH' for modality in modalities)}, each once; got {' '.join(images)}"
+                )
+            given[name] = path
+        if missing := [modality for modality in modalities if modality not in given]:
+            raise ValueError(f"the network needs {', '.join(modalities)}; missing {', '.join(missing)}")
+        cases = [_case(given, modalities)]
+    twice = sorted({case.id for case in cases if [other.id for other in cases].count(case.id) > 1})
+    if twice:
+        raise ValueError(
+            f"several images are called {', '.join(twice)}: their masks would overwrite each other; predict them apart"
+        )
+    return cases
+
+
+def _case(paths: dict[str, str], modalities: Sequence[str]) -> Case:
+    first = Path(paths[modalities[0]])
+    suffix = next((suffix for suffix in SUFFIXES if first.name.lower().endswith(suffix)), "")
+    name = first.name[: len(first.name) - len(suffix)]
+    return Case(name, name, {modality: Image(Path(path)) for modality, path in paths.items()})
+
+
+def predict(
+    trained: Trained, cases: Iterable[Case], out: Path, device: torch.device, mirror: bool, batch_size: int | None = None
+) -> dict[str, str]:
+    """Write ``<out>/<case>.nii.gz`` for each case, and ``<out>/labels.json``, what their values mean.
+
+    Returns:
+        The cases that could not be read, with the reason; the others are done all the same.
+    """
+    from rich.progress import track
+
+    from calf.data.restore import write_mask
+    from calf.inference import predict_case
+
+    out.mkdir(parents=True, exist_ok=True)
+    network = trained.network().to(device)
+    bad: dict[str, str] = {}
+    for case in track(list(cases), description="predict"):
+        try:
+            mask, geometry = predict_case(network, case, trained.recipe, device, batch_size or trained.batch_size, mirror)
+        except VolumeError as error:
+            bad[case.id] = str(error)
+            continue
+        write_mask(out / f"{case.id}.nii.gz", mask, geometry)
+    write_json(out / "labels.json", meanings(trained.recipe.target))
+    return bad
+
+
+def meanings(target: Target) -> dict[str, str]:
+    """What each value of a predicted mask means.
+
+    >>> meanings(Target(("liver", "tumour"), ((1, 2), (2,))))
+    {'0': 'background', '1': 'liver', '2': 'tumour', '3': 'liver + tumour'}
+    """
+    if target.exclusive:
+        return {str(value): name for value, name in enumerate(("background", *target.names))}
+    values = range(2 ** len(target.names))
+    parts = [[name for bit, name in enumerate(target.names) if value >> bit & 1] for value in values]
+    return {str(value): " + ".join(names) or "background" for value, names in zip(values, parts, strict=True)}

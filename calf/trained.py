@@ -1,0 +1,91 @@
+"""What a finished run knows, built again from its folder: the network of a checkpoint, and the layout of its data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from calf.data.cases import Layout
+from calf.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from calf.inference import Recipe
+
+NETWORK = "network."  # where Segmenter keeps it
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The run of a checkpoint ``<run folder>/checkpoints/<name>.ckpt``.
+
+    Raises:
+        ValueError: there is no such file, or it does not lie in a run folder.
+    """
+
+    checkpoint: Path
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint.is_file():
+            raise ValueError(
+                f"expected a checkpoint, such as <run folder>/checkpoints/best.ckpt; {self.checkpoint} is not a file"
+            )
+        for needed in (self.folder.config, self.folder.path / "data.json"):
+            if not needed.is_file():
+                raise ValueError(
+                    f"{self.checkpoint} does not lie in the folder of a finished run: expected {needed}, which says how its "
+                    "images are prepared. Keep a checkpoint where training left it, or copy the whole folder"
+                )
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's folder."""
+        return RunFolder(self.checkpoint.absolute().parent.parent)
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The run's resolved configuration."""
+        config = OmegaConf.load(self.folder.config)
+        assert isinstance(config, DictConfig)
+        return config
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How images become the network's input."""
+        from calf.data.patches import checked_patch
+        from calf.inference import Recipe
+        from calf.windows import Windows
+
+        patch = self.config.dataset.get("patch")
+        windows = Windows(checked_patch(patch), **self.config.windows) if patch else None
+        return Recipe.of_run(self.folder, self.config.dataset.get("neighbours", 0), windows)
+
+    @property
+    def batch_size(self) -> int:
+        """Slices at once, in training."""
+        return int(self.config.dataset.batch_size)
+
+    def network(self) -> nn.Module:
+        """With the checkpoint's weights, in evaluation mode, on the CPU; nothing but tensors and numbers is unpickled."""
+        import torch
+
+        options: dict[str, Any] = OmegaConf.to_container(self.config.model)  # type: ignore[assignment]
+        if "encoder_weights" in options:
+            options["encoder_weights"] = None  # the checkpoint has them; nothing is downloaded
+        channels = self.recipe.target.num_channels
+        network: nn.Module = instantiate(options, in_channels=self.recipe.in_channels, classes=channels, _convert_="all")
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        network.load_state_dict(
+            {key.removeprefix(NETWORK): value for key, value in state.items() if key.startswith(NETWORK)}, strict=True
+        )
+        return network.eval()
+
+    def layout(self, root: str) -> Layout:
+        """The layout of the run's data set, with its files in another place."""
+        return instantiate(self.config.dataset.layout, root=root, _convert_="all")
