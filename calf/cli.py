@@ -43,14 +43,8 @@ def inspect(
     """Prepare a data set where need be, and show its imbalance and what CALF makes of it, as a page and as JSON."""
     with _configured(overrides) as cfg:
         from calf import run
-        from calf.inspect import inspect as write_page
 
-        if "layout" not in cfg.dataset:
-            raise ValueError("data sets are inspected one by one: expected dataset=<one of those that are joined>")
-        name = cfg.names.dataset
-        data = run.instantiate(cfg.dataset, name=name, _convert_="all")  # type: ignore[attr-defined]
-        page = write_page(name, data, out or Path("inspect") / name, cfg.dataset.workers)
-        print(f"written: {page}")
+        print(f"written: {run.inspect(cfg, out)}")
 
 
 @app.command()

@@ -138,6 +138,17 @@ def prepare(cfg: DictConfig, divided: bool = True) -> Path:
     return _prepare(cfg, _plan_store(cfg), divided).folder
 
 
+def inspect(cfg: DictConfig, out: Path | None = None) -> Path:
+    """Write the fingerprint page of the data set of this configuration, prepared where it is not yet; returns the page."""
+    from calf.inspect import inspect as write_page
+
+    if "layout" not in cfg.dataset:
+        raise ValueError("data sets are inspected one by one: expected dataset=<one of those that are joined>")
+    name = cfg.names.dataset
+    data = instantiate(cfg.dataset, name=name, _convert_="all")
+    return write_page(name, data, out or Path("inspect") / name, cfg.dataset.workers)
+
+
 def _prepare(cfg: DictConfig, planned: StorePlan | JoinedPlan, divided: bool) -> Samples:
     store: Samples
     if isinstance(planned, JoinedPlan):

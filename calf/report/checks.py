@@ -7,35 +7,26 @@ from typing import Any
 
 import pandas as pd
 
+from calf.report.cells import CELL, MACHINE, differing, label
 from calf.report.results import Gathered
 
-CELL = ["protocol", "dataset", "model", "loss"]
-# Settings that say on what a run was computed or where its input lies: told where they differ, not refused.
-MACHINE = (
-    "compile",
-    "channels_last",
-    "dataset.split.path",
-    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")),
-)
+MAPS = "dataset.distance_maps"  # where a loss gets its maps from, which are the same
 SHOWN = 5
 
 
 def check_comparable(gathered: Gathered) -> None:
     """ValueError, naming folders, where the finished runs of one cell of a table may not be averaged.
 
-    They differ in the prepared data, in the split (of the same fold), or in a setting other than seed, fold and what
-    cannot change a number; or two of them are the same seed and fold.
+    They differ in the prepared data or in the split (of the same fold), or two of them are the same seed and fold. Those that
+    differ in settings must be of cells of their own by now (:func:`calf.report.cells.separate`).
     """
     for key, runs in gathered.finished.groupby(CELL, sort=False):
-        cell = _label(key)
+        cell = label(key)
         if runs["store_key"].nunique(dropna=False) > 1:
             raise _not_one(cell, "were made from differently prepared data", runs["folder"], runs["store_key"])
         for _, of_fold in runs.groupby("fold", sort=False):
             if of_fold["split_hash"].nunique(dropna=False) > 1:
                 raise _not_one(cell, "were split differently into patients", of_fold["folder"], of_fold["split_hash"])
-        for setting, values in _differing(gathered, runs).items():
-            if setting not in MACHINE:
-                raise _not_one(cell, f"differ in {setting}", runs["folder"], values)
         again = runs[runs.duplicated(["seed", "fold"], keep=False)]
         if not again.empty:
             raise _not_one(cell, "have the same seed and fold", again["folder"], again["fingerprint"])
@@ -45,7 +36,7 @@ def notes(gathered: Gathered) -> list[str]:
     """Sentences for the foot of the tables: missing seeds, cells scored on other cases, other data, machines or code."""
     found = []
     for key, runs in gathered.finished.groupby(["protocol", "dataset"], sort=False):
-        where = _label(key)
+        where = label(key)
         stopped = gathered.incomplete[gathered.incomplete["dataset"] == runs["dataset"].iloc[0]]
         found += _missing_seeds(where, runs, pd.concat([runs, stopped]))
         if runs["store_key"].nunique() > 1:
@@ -58,9 +49,22 @@ def notes(gathered: Gathered) -> list[str]:
         if (num_commits := runs["commit"].nunique(dropna=False)) > 1:
             found.append(f"{where}: the runs were made by {num_commits} versions of the code.")
     for key, runs in gathered.finished.groupby(CELL, sort=False):
-        if machine := [setting for setting in _differing(gathered, runs) if setting in MACHINE]:
-            found.append(f"{_label(key)}: the runs differ in {', '.join(machine)}.")
-    return found + _uneven_cases(gathered.cases)
+        settings = [gathered.settings[folder] for folder in runs["folder"]]
+        if machine := [setting for setting in differing(settings, runs) if setting in MACHINE]:
+            found.append(f"{label(key)}: the runs differ in {', '.join(machine)}.")
+    return found + _other_training(gathered) + _uneven_cases(gathered.cases)
+
+
+def _other_training(gathered: Gathered) -> list[str]:
+    """Tables whose rows differ in how they were trained, beyond model, loss, seed and fold."""
+    found = []
+    for key, runs in gathered.finished.groupby(["protocol", "dataset", "model"], sort=False):
+        settings = [gathered.settings[folder] for folder in runs["folder"]]
+        other = [setting for setting in differing(settings, runs) if not setting.startswith("loss.") and setting not in MACHINE]
+        if other := [setting for setting in other if setting != MAPS]:
+            named = ", ".join(other[:SHOWN]) + (", ..." if len(other) > SHOWN else "")
+            found.append(f"{label(key)}: the rows were not all trained alike, they differ in {named}.")
+    return found
 
 
 def _missing_seeds(where: str, finished: pd.DataFrame, begun: pd.DataFrame) -> list[str]:
@@ -70,7 +74,7 @@ def _missing_seeds(where: str, finished: pd.DataFrame, begun: pd.DataFrame) -> l
     for key, runs in finished.groupby(["model", "loss"], sort=False):
         missing = sorted(wanted - set(zip(runs["seed"], runs["fold"], strict=True)))
         named = [f"seed {seed}" + (f" fold {fold}" if fold else "") for seed, fold in missing]
-        found += [f"{where}: {_label(key)} has no finished run of {', '.join(named)}."] if named else []
+        found += [f"{where}: {label(key)} has no finished run of {', '.join(named)}."] if named else []
     return found
 
 
@@ -82,7 +86,7 @@ def _uneven_cases(cases: pd.DataFrame) -> list[str]:
         for run, scored in rows.groupby(["model", "loss", "seed"], sort=False):
             if absent := sorted(everything - set(scored["case"])):
                 named = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
-                found.append(f"{_label(key)}: {_label(run)} lacks {len(absent)} of {len(everything)} cases: {named}.")
+                found.append(f"{label(key)}: {label(run)} lacks {len(absent)} of {len(everything)} cases: {named}.")
     return found
 
 
@@ -92,19 +96,3 @@ def _not_one(cell: str, why: str, folders: pd.Series, values: Iterable[Any]) -> 
         f"runs of {cell} {why} and cannot be averaged:\n{listed}"
         "Report folders that hold one kind each, or give each kind a name of its own (names.loss=...)."
     )
-
-
-def _differing(gathered: Gathered, runs: pd.DataFrame) -> dict[str, list[Any]]:
-    """Settings that differ among runs, with the value each has; those that are each run's own seed or fold are left out."""
-    settings = [gathered.settings[folder] for folder in runs["folder"]]
-    own = [[str(seed) for seed in runs["seed"]], list(runs["fold"])]
-    differing = {}
-    for key in sorted(set().union(*settings)):
-        values = [setting.get(key) for setting in settings]
-        if any(value != values[0] for value in values) and ["" if value is None else str(value) for value in values] not in own:
-            differing[key] = values
-    return differing
-
-
-def _label(key: tuple[Any, ...]) -> str:
-    return " / ".join(str(part) for part in key if part != "")

@@ -8,6 +8,7 @@ from calf.metrics.scores import FALSE_POSITIVE, METRICS, MISSED, POOLED, TRUE_NE
 
 BLOCK = ["protocol", "dataset", "class"]  # what a table is made for
 GROUP = [*BLOCK, "model", "loss"]
+STATUS_OF = "dice"
 COUNTED = (MISSED, FALSE_POSITIVE, TRUE_NEGATIVE)
 SUMMARY_COLUMNS = (
     *GROUP,
@@ -43,7 +44,9 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
 
 def _numbers(cases: pd.DataFrame) -> pd.DataFrame:
     """How many cases, patients, seeds and runs a row rests on, and how often each branch of the empty rule was taken."""
-    scored = cases.drop_duplicates([*GROUP, "unit", "seed", "fold"])
+    # by Dice, whose status is that of the voxels; that of a lesion-wise row is of lesions
+    of_dice = cases.iloc[(cases["metric"] != STATUS_OF).to_numpy().argsort(kind="stable")]
+    scored = of_dice.drop_duplicates([*GROUP, "unit", "seed", "fold"])
     scored = scored.assign(patient=scored["patient"].where(scored["patient"] != ""))  # a batch has none
     groups = scored.groupby(GROUP, sort=False)
     numbers = groups.agg(num_cases=("unit", "nunique"), num_patients=("patient", "nunique"), num_seeds=("seed", "nunique"))

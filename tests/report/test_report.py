@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from calf.metrics.protocol import CASE_COLUMNS
 from calf.report import report
 from calf.report.checks import check_comparable, notes
+from calf.report.findings import find
+from calf.report.grids import best, heading
 from calf.report.results import gather
 from calf.report.summary import SUMMARY_COLUMNS, summarise
+from calf.report.tables import markdown, terminal
 
 
 def row(summary: pd.DataFrame, loss: str, metric: str = "dice", protocol: str = "per_case") -> pd.Series:
@@ -21,8 +27,20 @@ def row(summary: pd.DataFrame, loss: str, metric: str = "dice", protocol: str = 
     return rows.iloc[0]
 
 
-def read(out: Path) -> tuple[str, pd.DataFrame, pd.DataFrame]:
-    return (out / "report.md").read_text(), pd.read_csv(out / "report.csv"), pd.read_csv(out / "cases.csv", dtype={"case": str})
+def add(run: Path, metric: str, value: str) -> None:
+    """Rows of one more metric, with this value in every case."""
+    cases = pd.read_csv(run / "cases.csv", dtype=str, keep_default_na=False)
+    pd.concat([cases, cases[cases["metric"] == "dice"].assign(metric=metric, value=value)]).to_csv(run / "cases.csv", index=False)
+
+
+def text_of(runs: Path) -> str:
+    return markdown(find(runs))
+
+
+def shown(runs: Path) -> str:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(terminal(find(runs)))
+    return console.export_text()
 
 
 @pytest.fixture
@@ -61,41 +79,116 @@ def test_two_losses_and_two_seeds(grid):
 def test_files_and_terminal(grid, capsys):
     out = report(grid)
     assert out == grid / "report"
-    assert sorted(path.name for path in out.iterdir()) == ["cases.csv", "report.csv", "report.md"]
-    text, summary, cases = read(out)
+    files = ["cases.csv", "comparisons.csv", "figures", "index.html", "report.csv", "report.md", "report.tex"]
+    assert sorted(path.name for path in out.iterdir()) == files
+    text = (out / "report.md").read_text()
+    cases, summary = pd.read_csv(out / "cases.csv", dtype={"case": str}), pd.read_csv(out / "report.csv")
     assert tuple(cases.columns) == CASE_COLUMNS
     assert len(cases) == 4 * 4 * 7
     assert row(summary, "calf")["mean"] == pytest.approx(0.409722222)
-    assert "| unet | calf | **0.4097** ± 0.5794 |" in text
-    assert "| 2/8 | 2/8 | 2/8 |" in text
-    assert "4 cases, 4 patients, 2 seeds; dice, iou, sensitivity, precision defined in 2 cases." in text
+    compared = pd.read_csv(out / "comparisons.csv")
+    assert set(compared["metric"]) == {"dice", "specificity", "sensitivity", "precision", "mae"}
+    assert compared.loc[(compared["metric"] == "dice") & (compared["loss"] == "calf"), "difference"].item() > 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "0.410" in printed
+    assert "±.579" in printed
+    stale = out / "figures" / "of-a-loss-that-is-gone.png"
+    stale.touch()
+    assert report(grid) == out  # its own files are not taken for runs
+    assert (out / "report.md").read_text() == text
+    assert not stale.exists()
+
+
+def test_what_the_tables_say(grid):
+    text = text_of(grid)
+    assert "Baseline: bce." in text
+    assert "| unet | calf | **0.410** ± 0.579 |" in text
+    assert "| 2/2/2 of 8 |" in text
+    assert "4 cases, 4 patients, 2 seeds; Dice, sensitivity, precision defined in 2 cases." in text
+    assert "| unet | bce | 0.250 " in text
     for said in (
         "The unit is the case",
         "counted as a true negative",
         "specificity near 1 and MAE near 0",
         "| 1.50 M | 2.0 | 100 (process) | 3 |",
+        "N < 50: 2 patients, too few for any of 1 comparison to be significant",
     ):
         assert said in text
     assert "Incomplete" not in text
-    shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= 100
-    assert "0.4097" in shown
-    assert "±.579" in shown
-    assert report(grid) == out  # its own files are not taken for runs
-    assert read(out)[0] == text
 
 
-def test_out_can_be_elsewhere(grid, tmp_path):
-    assert report(grid, tmp_path / "tables") == tmp_path / "tables"
-    assert not (grid / "report").exists()
-    assert "0.4097" in (tmp_path / "tables" / "report.md").read_text()
+def test_out_can_be_elsewhere(make, runs, tmp_path):
+    make("calf", 0, state="failed")
+    assert report(runs, tmp_path / "tables") == tmp_path / "tables"
+    assert not (runs / "report").exists()
+    assert "MemoryError" in (tmp_path / "tables" / "index.html").read_text()
 
 
-def test_best_is_bold_also_where_low_is_best_and_nowhere_when_alike(grid):
-    bce, calf = [line for line in (report(grid) / "report.md").read_text().splitlines() if line.startswith("| unet |")]
-    bold = [[cell.strip().startswith("**") for cell in line.split("|")[3:10]] for line in (bce, calf)]
-    # dice, iou, sensitivity, specificity (the same), precision, mae (lower), accuracy
-    assert bold == [[False] * 7, [True, True, True, False, True, True, True]]
+def test_best_is_bold_also_where_low_is_best_and_nowhere_when_alike(make, runs):
+    for tp, seed in ((6, 0), (8, 1)):
+        make("calf", seed, tp=tp)
+    text = text_of(runs)
+    assert "**" not in text  # a loss alone is not the best of anything
+    make("calf", 0, tp=2, mark="9876543210", settings={"optim": {"lr": 1.0}})
+    make("calf", 1, tp=5, mark="9876543210", settings={"optim": {"lr": 1.0}})
+    block = find(runs).blocks[0]
+    assert block.baseline == "calf [optim.lr=0.001]"
+    marked = best(dataclasses.replace(block, baseline=None))
+    assert {metric: len(rows) for metric, rows in marked.items()} == {
+        **dict.fromkeys(["dice", "iou", "sensitivity", "precision", "mae", "accuracy"], 1)
+    }
+    assert {rows.pop() for rows in marked.values()} == {("unet", "calf [optim.lr=0.001]")}
+
+
+def test_bold_is_what_the_tests_cannot_tell_from_the_best(grid):
+    # two patients: no difference can be significant
+    assert best(find(grid).blocks[0])["dice"] == {("unet", "bce"), ("unet", "calf")}
+
+
+def test_a_signed_error_has_no_best(make, runs):
+    for loss, value in (("bce", "1.0"), ("calf", "3.0")):
+        add(make(loss, 0), "volume_difference_ml", value)
+    assert "volume_difference_ml" not in best(find(runs).blocks[0])
+    with pytest.raises(ValueError, match="--metric: volume_difference_ml has no best value"):
+        find(runs, metric="volume_difference_ml")
+
+
+def test_the_baseline_is_bce_or_the_first_or_the_one_that_was_asked_for(make, runs):
+    make("calf", 0)
+    assert find(runs).blocks[0].baseline is None
+    assert "Nothing is tested" in text_of(runs)
+    make("dice", 0)
+    assert find(runs).blocks[0].baseline == "calf"
+    make("bce", 0)
+    assert find(runs).blocks[0].baseline == "bce"
+    assert find(runs, "dice").blocks[0].baseline == "dice"
+    with pytest.raises(ValueError, match="--baseline: expected one of the finished losses, bce, calf, dice; got focal"):
+        find(runs, "focal")
+    with pytest.raises(ValueError, match="--metric: expected one that the runs have, dice, iou, .*; got nsd_2mm"):
+        find(runs, metric="nsd_2mm")
+
+
+def test_the_declared_metric_comes_first_and_the_charters_five_always(make, runs):
+    for loss in ("bce", "calf"):
+        run = make(loss, 0)
+        for metric in ("lesion_f1", "hd95_mm", "nsd_2mm"):
+            add(run, metric, "0.5")
+    block = find(runs, metric="lesion_f1").blocks[0]
+    assert block.main_metrics == ["lesion_f1", "dice", "nsd_2mm", "hd95_mm", "sensitivity", "specificity", "precision", "mae"]
+    assert [heading(metric) for metric in block.main_metrics[:4]] == ["lesion f1", "Dice", "NSD, 2 mm", "HD95, mm"]
+    text = text_of(runs)
+    assert "| Dice | NSD, 2 mm | HD95, mm | sensitivity |" in text
+    assert "| model | loss | iou | accuracy | lesion f1 |" in text  # supplementary
+
+
+def test_statuses_are_those_of_dice(make, runs):
+    run = make("calf", 0)
+    cases = pd.read_csv(run / "cases.csv", dtype=str, keep_default_na=False)
+    lesions = cases[cases["metric"] == "dice"].assign(metric="lesion_f1", status="true_negative", value="")
+    pd.concat([lesions, cases]).to_csv(run / "cases.csv", index=False)
+    calf = row(summarise(gather(runs).cases), "calf")
+    assert calf[["missed", "false_positive", "true_negative"]].tolist() == [1, 1, 1]
 
 
 def test_a_single_seed_has_no_seed_sd_and_a_single_case_no_sd(make, runs):
@@ -104,7 +197,7 @@ def test_a_single_seed_has_no_seed_sd_and_a_single_case_no_sd(make, runs):
     assert calf["mean"] == pytest.approx(12 / 16)
     assert np.isnan(calf["sd"])
     assert np.isnan(calf["seed_sd"])
-    assert "| unet | calf | 0.7500 | 0.6000 |" in (report(runs) / "report.md").read_text()
+    assert "| unet | calf | 0.750 | 0.600 |" in text_of(runs)
 
 
 def test_folds_pool_their_cases(make, runs):
@@ -129,7 +222,7 @@ def test_batches_of_different_folds_are_different(make, runs):
 def test_protocols_have_tables_of_their_own(make, runs):
     make("calf", 0, tp=6)
     make("calf", 0, protocol="paper", tp=6, mark="9876543210")
-    text, summary, _ = read(report(runs))
+    text, summary = text_of(runs), find(runs).summary
     assert row(summary, "calf")["mean"] == pytest.approx((12 / 16 + 0) / 2)
     pooled = np.array([6, 2 + 7, 2 + 5 + 1])
     assert row(summary, "calf", protocol="paper")["mean"] == pytest.approx(
@@ -140,35 +233,41 @@ def test_protocols_have_tables_of_their_own(make, runs):
     assert "A score whose denominator is empty" in text
 
 
-def test_metrics_of_later_days_are_summed_up_too(make, runs):
-    run = make("calf", 0)
-    cases = pd.read_csv(run / "cases.csv", dtype=str, keep_default_na=False)
-    distance = cases[cases["metric"] == "dice"].assign(metric="hd95_mm", value="3.0")
-    pd.concat([cases, distance]).to_csv(run / "cases.csv", index=False)
-    summary = summarise(gather(runs).cases)
-    assert summary["metric"].tolist()[-2:] == ["accuracy", "hd95_mm"]
-    assert row(summary, "calf", "hd95_mm")["mean"] == 3
-    assert "| accuracy | hd95_mm | missed |" in (report(runs) / "report.md").read_text()
-
-
-def test_what_is_not_there_is_told(make, runs, capsys):
+def test_what_is_not_there_is_told(make, runs):
     for seed in (0, 1, 2):
         make("calf", seed)
     make("bce", 0)
     make("bce", 1, state="failed")
     (make("focal", 0) / "cases.csv").unlink()
-    text, summary, _ = read(report(runs))
-    shown = capsys.readouterr().out
-    assert set(summary["loss"]) == {"bce", "calf"}
+    text, printed = text_of(runs), shown(runs)
     assert "- per_case / phantom: unet / bce has no finished run of seed 1, seed 2." in text
-    assert "| `phantom/unet/bce/seed-1-0123456789` | failed | 3.0 | MemoryError: out of memory |" in text
-    assert "| `phantom/unet/focal/seed-0-0123456789` | damaged |  | cases.csv is missing |" in text
+    assert "| `phantom" not in text
+    assert "| phantom/unet/bce/seed-1-0123456789 | failed | 3.0 | MemoryError: out of memory |" in text
+    assert "| phantom/unet/focal/seed-0-0123456789 | damaged |  | cases.csv is missing |" in text
     for said in (
         "has no finished run of seed 1, seed 2",
         "failed: phantom/unet/bce/seed-1",
         "damaged: phantom/unet/focal/seed-0",
     ):
-        assert said in shown
+        assert said in printed
+    rows = {line.split("|")[2].strip(): line for line in text.splitlines() if line.startswith("| unet |")}
+    table = text[: text.index("4 cases")]
+    assert "| 1 of 2 runs, 1 failed |" in table
+    assert "| unet | focal | - | - | - | - | - | - | damaged |" in table  # not dropped
+    assert set(rows) == {"bce", "calf", "focal"}
+
+
+def test_a_run_that_diverged_is_said_to_have(make, runs):
+    for loss, last in (("bce", "0.2"), ("calf", "nan")):
+        (make(loss, 0) / "history.csv").write_text(f"epoch,train/loss,val/dice\n0,0.5,0.1\n1,{last},0.2\n")
+    assert find(runs).blocks[0].rows == {("unet", "bce"): "", ("unet", "calf"): "1 diverged"}
+
+
+def test_a_loss_that_finds_nothing_is_named(make, runs):
+    make("bce", 0)
+    make("calf", 0, cases=(1, 2))
+    said = [note for note in find(runs).notes if "predicts nothing" in note]
+    assert said == ["per_case / phantom / tumour: unet / calf predicts nothing in any case."]
 
 
 def test_missing_folds_are_named(make, runs):
@@ -178,14 +277,14 @@ def test_missing_folds_are_named(make, runs):
     assert notes(gather(runs)) == ["per_case / phantom: unet / bce has no finished run of seed 0 fold 1."]
 
 
-def test_a_grid_that_has_only_failed(make, runs, capsys):
+def test_a_grid_that_has_only_failed(make, runs):
     make("calf", 0, state="failed")
-    text, summary, cases = read(report(runs))
+    text, found = text_of(runs), find(runs)
     assert "No run has finished yet." in text
     assert "MemoryError" in text
-    assert summary.empty
-    assert tuple(cases.columns) == CASE_COLUMNS
-    assert "MemoryError" in capsys.readouterr().out
+    assert found.summary.empty
+    assert tuple(found.gathered.cases.columns) == CASE_COLUMNS
+    assert "MemoryError" in shown(runs)
 
 
 def test_runs_that_did_not_score_the_same_cases(make, runs):
@@ -197,8 +296,6 @@ def test_runs_that_did_not_score_the_same_cases(make, runs):
 REFUSED = {
     "other data": ({"store_key": "k2"}, "differently prepared data", ["k1", "k2"]),
     "other split": ({"split_hash": "other"}, "split differently into patients", ["sNone", "other"]),
-    "other setting": ({"settings": {"optim": {"lr": 0.01}}}, r"differ in optim\.lr", ["0.001", "0.01"]),
-    "an option more": ({"settings": {"loss": {"gamma": 2}}}, r"differ in loss\.gamma", ["None", "2"]),
 }
 
 
@@ -239,7 +336,13 @@ def test_losses_of_different_splits_are_told(make, runs):
     assert notes(gather(runs)) == ["per_case / phantom: the rows are of different splits into patients; they cannot be compared."]
 
 
-def test_names_with_options_and_pipes_stay_in_their_cell(make, runs, capsys):
+def test_rows_that_were_trained_otherwise_are_told(make, runs):
+    make("calf", 0, settings={"optim": {"lr": 0.1}, "loss": {"gamma": 2}})
+    make("bce", 0)
+    assert notes(gather(runs)) == ["per_case / phantom / unet: the rows were not all trained alike, they differ in optim.lr."]
+
+
+def test_names_with_options_and_pipes_stay_in_their_cell(make, runs):
     make("calf[a=1|2]", 0)
-    assert "| calf[a=1\\|2] |" in (report(runs) / "report.md").read_text()
-    assert "calf[a=1|2]" in capsys.readouterr().out  # square brackets are markup to the library that prints
+    assert "| calf[a=1\\|2] |" in text_of(runs)
+    assert "calf[a=1|2]" in shown(runs)  # square brackets are markup to the library that prints

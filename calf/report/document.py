@@ -1,0 +1,104 @@
+"""The report as one self-contained page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from calf.page import Block as PageBlock
+from calf.page import Facts, Page, Points, Row, Section, Table, Text
+from calf.report import words
+from calf.report.drawing import Drawn
+from calf.report.findings import Block, Findings
+from calf.report.grids import Cell, Grid, comparisons, cost, incomplete, provenance, rested_on, scores, versions
+from calf.report.panels import Panel
+
+FOLDED = 12  # rows from which on a table that is no result is folded
+
+
+def document(
+    found: Findings, of_block: Sequence[tuple[Sequence[Drawn], Sequence[Panel]]], overall: Sequence[Drawn], missing: Sequence[str]
+) -> Page:
+    """The whole page.
+
+    Args:
+        found: what it says.
+        of_block: figures and panels of each of ``found.blocks``.
+        overall: figures of more than one table.
+        missing: sentences on panels that could not be drawn.
+    """
+    finished = found.gathered.finished
+    sections = [Section("At a glance", [Facts(_facts(found))])]
+    if found.notes:
+        sections.append(Section("Notes", [_points(found.notes)]))
+    for block, (figures, panels) in zip(found.blocks, of_block, strict=True):
+        sections.append(Section(_title(block, found), _block(block, figures, panels)))
+    if overall:
+        sections.append(Section("Across tables", _figures(overall)))
+    if not found.gathered.incomplete.empty:
+        sections.append(Section("Incomplete runs", [Text("These are in no mean above."), _table(incomplete(found))]))
+    if found.blocks:
+        sections.append(Section("How to read this", [Text(text.replace("`", ""), small=True) for text in words.foot(found)]))
+        sections.append(Section("Cost", [_table(cost(found), folded=f"what {len(finished)} runs took")]))
+    if missing:
+        sections.append(Section("Not shown", [_points(missing)]))
+    if not finished.empty:
+        rows = provenance(found)
+        made = [Text(f"Made with {text}.", small=True) for text in versions(found)]
+        sections.append(Section("Provenance", [*made, _table(rows, folded=f"all {len(rows.rows)} runs")]))
+    return Page(found.title, words.lead(found), sections)
+
+
+def _facts(found: Findings) -> list[tuple[str, str]]:
+    runs, finished, cases = found.gathered.runs, found.gathered.finished, found.gathered.cases
+    scored = cases[cases["protocol"] == "per_case"]
+    facts = [(f"{len(finished)} of {len(runs)}", "runs finished")]
+    if not scored.empty:
+        facts.append((str(len(scored.drop_duplicates(["dataset", "case"]))), "cases scored"))
+        facts.append((str(len(scored.drop_duplicates(["dataset", "patient"]))), "patients"))
+    facts.append((str(finished["loss"].nunique()), "losses"))
+    facts.append((str(finished["model"].nunique()), "networks"))
+    facts.append((str(finished["seed"].nunique()), "seeds"))
+    return facts
+
+
+def _title(block: Block, found: Findings) -> str:
+    protocols = {own.protocol for own in found.blocks}
+    return f"{block.dataset}: {block.name}" + (f" ({block.protocol})" if len(protocols) > 1 else "")
+
+
+def _block(block: Block, figures: Sequence[Drawn], panels: Sequence[Panel]) -> list[PageBlock]:
+    blocks: list[PageBlock] = [
+        _table(scores(block, block.main_metrics)),
+        Text(f"{rested_on(block)}. {words.SCORES} {words.marked(block)}", small=True),
+    ]
+    if not block.compared.empty:
+        blocks.append(_table(comparisons(block)))
+        blocks += [Text(note, small=True) for note in words.caveats(block)]
+    if rest := [metric for metric in block.metrics if metric not in block.main_metrics]:
+        blocks.append(_table(scores(block, rest), folded="supplementary metrics"))
+    blocks += [panel.embedded() for panel in panels]
+    return [*blocks, *_figures(figures)]
+
+
+def _figures(figures: Sequence[Drawn]) -> list[PageBlock]:
+    """Narrow ones side by side, wide ones below."""
+    narrow = [drawn.embedded() for drawn in figures if not drawn.wide]
+    return [*([Row(narrow)] if narrow else []), *(drawn.embedded() for drawn in figures if drawn.wide)]
+
+
+def _points(texts: Sequence[str]) -> Points:
+    """Sentences that begin with the place they are about."""
+    split = [text.partition(": ") for text in texts]
+    return Points([(f"{where}:", what, "") if colon else ("", where, "") for where, colon, what in split])
+
+
+def _table(grid: Grid, folded: str | None = None) -> Table:
+    rows = [[_cell(cell) for cell in row] for row in grid.rows]
+    return Table(grid.header, rows, grid.num_text, folded if folded and (len(rows) > FOLDED or "metrics" in folded) else None)
+
+
+def _cell(cell: Cell) -> str:
+    # markup is text that is escaped already
+    return Markup("<b>{}</b>{}" if cell.best else "{}{}").format(cell.text, cell.rest)

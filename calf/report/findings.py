@@ -1,0 +1,209 @@
+"""Everything that a report says, before it is written: summaries, comparisons and the state of every cell, table by table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from calf.metrics.scores import UNRANKED
+from calf.report.cells import separate
+from calf.report.checks import check_comparable, notes
+from calf.report.results import FINISHED, Gathered, gather
+from calf.report.statistics import compare
+from calf.report.summary import BLOCK, summarise
+from calf.report.training import diverged, histories
+
+CHARTER = ("dice", "specificity", "sensitivity", "precision", "mae")
+BASELINE = "bce"
+Row = tuple[str, str]  # model, loss
+
+
+@dataclass(frozen=True)
+class Block:
+    """One table: a protocol, data set and class.
+
+    ``rows``: every model and loss that was begun, in order, with what is to be said of its runs ("" where all are finished);
+    a row whose every run failed has no line in ``summary``. ``compared``: what :func:`calf.report.statistics.compare` gives,
+    with a column ``metric``, one line a row and main metric; empty where the units are no patients. ``baseline``: None where
+    nothing was tested.
+    """
+
+    protocol: str
+    dataset: str
+    name: str
+    metric: str
+    baseline: str | None
+    rows: dict[Row, str]
+    summary: pd.DataFrame
+    compared: pd.DataFrame
+    cases: pd.DataFrame
+
+    @property
+    def per_case(self) -> bool:
+        return self.protocol == "per_case"
+
+    @property
+    def metrics(self) -> list[str]:
+        """All of them, in the order of the summary."""
+        return list(dict.fromkeys(self.summary["metric"]))
+
+    @property
+    def main_metrics(self) -> list[str]:
+        """Those of the main table, the declared one first; the others are supplementary."""
+        return main_metrics(self.metrics, self.metric)
+
+    def comparison(self, metric: str) -> dict[Row, dict[str, Any]]:
+        """For each finished row its line of ``compared`` in this metric; empty where there is none."""
+        own = self.compared[self.compared["metric"] == metric]
+        return {(line["model"], line["loss"]): line for line in _lines(own)}
+
+    def scores(self) -> dict[Row, dict[str, dict[str, Any]]]:
+        """For each finished row and metric its line of ``summary``."""
+        found: dict[Row, dict[str, dict[str, Any]]] = {}
+        for line in _lines(self.summary):
+            found.setdefault((line["model"], line["loss"]), {})[line["metric"]] = line
+        return found
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of the runs below a folder. ``history``: the rows of their history.csv."""
+
+    gathered: Gathered
+    metric: str
+    summary: pd.DataFrame
+    compared: pd.DataFrame
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...]
+    history: pd.DataFrame
+
+    @property
+    def title(self) -> str:
+        return f"Results of {self.gathered.folder.resolve().name}"
+
+
+def find(folder: Path, baseline: str | None = None, metric: str = "dice") -> Findings:
+    """Gather the runs at or below ``folder`` and compare their losses.
+
+    Args:
+        folder: of runs.
+        baseline: the loss that others are compared with; None: ``bce`` where a table has it, else its first by name.
+        metric: the one that was declared before the runs were looked at.
+
+    Raises:
+        ValueError: there is no run, runs may not be averaged, or no run has this baseline or metric.
+    """
+    gathered, told = separate(gather(folder))
+    check_comparable(gathered)
+    summary, history = summarise(gathered.cases), histories(gathered)
+    _check(summary, baseline, metric)
+    odd = diverged(history)
+    blocks = []
+    for (protocol, dataset, name), own in summary.groupby(BLOCK, sort=False):
+        cases = gathered.cases[(gathered.cases[BLOCK] == [protocol, dataset, name]).all(axis=1)]
+        measured = main_metrics(list(dict.fromkeys(own["metric"])), metric)
+        rows = _rows(gathered, str(protocol), str(dataset), odd)
+        against = _baseline(own, baseline) if protocol == "per_case" else None
+        compared = _compare(cases, measured, against) if protocol == "per_case" else _nothing()
+        blocks.append(Block(str(protocol), str(dataset), str(name), metric, against, rows, own, compared, cases))
+    every = [block.compared for block in blocks if not block.compared.empty]
+    compared = pd.concat(every, ignore_index=True) if every else _nothing()
+    remarks = (*_without_baseline(blocks, baseline), *told, *notes(gathered), *_found_nothing(summary), *_uneven_seeds(blocks))
+    return Findings(gathered, metric, summary, compared, tuple(blocks), remarks, history)
+
+
+def main_metrics(metrics: list[str], metric: str) -> list[str]:
+    """The declared metric, Dice, surface Dice, HD95, then the rest of the charter's five."""
+    surfaces = [name for name in metrics if name.startswith("nsd_")] + ["hd95_mm"]
+    wanted = dict.fromkeys([metric, "dice", *surfaces, "sensitivity", "specificity", "precision", "mae"])
+    return [name for name in wanted if name in metrics]
+
+
+def _lines(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(column): value for column, value in line.items()} for line in table.to_dict("records")]
+
+
+def _check(summary: pd.DataFrame, baseline: str | None, metric: str) -> None:
+    metrics, losses = list(dict.fromkeys(summary["metric"])), sorted(set(summary["loss"]))
+    if summary.empty:
+        return
+    if metric not in metrics:
+        raise ValueError(f"--metric: expected one that the runs have, {', '.join(metrics)}; got {metric}")
+    if metric in UNRANKED:
+        raise ValueError(f"--metric: {metric} has no best value, since errors of opposite sign cancel in its mean; take another")
+    if baseline is not None and baseline not in losses:
+        raise ValueError(f"--baseline: expected one of the finished losses, {', '.join(losses)}; got {baseline}")
+
+
+def _baseline(summary: pd.DataFrame, asked: str | None) -> str | None:
+    losses = sorted(set(summary["loss"]))
+    if len(losses) < 2:
+        return None
+    if asked is not None:
+        return asked if asked in losses else None
+    return BASELINE if BASELINE in losses else losses[0]
+
+
+def _compare(cases: pd.DataFrame, metrics: list[str], baseline: str | None) -> pd.DataFrame:
+    tables = []
+    for metric in metrics:
+        table = compare(cases, metric, baseline)
+        table.insert(0, "metric", metric)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else _nothing()
+
+
+def _nothing() -> pd.DataFrame:
+    return pd.DataFrame(columns=["metric", *BLOCK, "model", "loss"])
+
+
+def _rows(gathered: Gathered, protocol: str, dataset: str, odd: set[str]) -> dict[Row, str]:
+    """Every model and loss begun on a data set under a protocol, sorted, and what is to be said of its runs."""
+    runs = gathered.runs
+    # rows of data sets that are tested apart are called <what was trained on>/<part>
+    here = runs["dataset"].map(lambda name: name != "" and (dataset == name or dataset.startswith(f"{name}/")))
+    rows = {}
+    for (model, loss), own in runs[here & runs["protocol"].isin([protocol, ""])].groupby(["model", "loss"], sort=True):
+        states = own["state"].value_counts(sort=False)
+        finished = int(states.get(FINISHED, 0))
+        said = [f"{number} {state}" for state, number in states.items() if state != FINISHED]
+        if number := len(odd & set(own.loc[own["state"] == FINISHED, "folder"])):
+            said.append(f"{number} diverged")
+        if finished == 0 and len(states) == 1:
+            said = [str(states.index[0])]
+        elif finished < len(own):
+            said.insert(0, f"{finished} of {len(own)} runs")
+        rows[str(model), str(loss)] = ", ".join(said)
+    return rows
+
+
+def _without_baseline(blocks: list[Block], asked: str | None) -> list[str]:
+    return [
+        f"{block.protocol} / {block.dataset} / {block.name}: no finished run of {asked}, so nothing is tested."
+        for block in blocks
+        if asked is not None and block.per_case and asked not in set(block.summary["loss"])
+    ]
+
+
+def _found_nothing(summary: pd.DataFrame) -> list[str]:
+    """Rows in which every case that has the target is missed."""
+    rows = summary.drop_duplicates([*BLOCK, "model", "loss"])
+    silent = rows[(rows["missed"] > 0) & (rows["missed"] + rows["true_negative"] == rows["num_scorings"])]
+    return [
+        f"{row['protocol']} / {row['dataset']} / {row['class']}: {row['model']} / {row['loss']} predicts nothing in any case."
+        for row in silent.to_dict("records")
+    ]
+
+
+def _uneven_seeds(blocks: list[Block]) -> list[str]:
+    """Rows whose seeds differ by more than the interval, which is of patients alone, is wide."""
+    return [
+        f"{block.protocol} / {block.dataset} / {block.name}: seeds of {model} / {loss} differ more ({block.metric}: SD "
+        f"{line['seed_sd']:.3f}) than its interval over patients is wide; the interval and its tests are of these seeds alone."
+        for block in blocks
+        for (model, loss), line in block.comparison(block.metric).items()
+        if line["seed_sd"] > line["high"] - line["low"]
+    ]

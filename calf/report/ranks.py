@@ -1,0 +1,237 @@
+"""Ranks of losses: how stable they are, whether metrics agree on them, and Friedman's test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from calf.metrics.scores import LOWER_IS_BETTER, UNRANKED
+from calf.report.resampling import LEVEL, best_first, holm_of_pairs, resamples
+from calf.report.summary import BLOCK, GROUP
+from calf.report.units import ROW, Floats, Scores, arrange, patient_sums, rows_of
+
+ORDERS = ("mean_then_rank", "rank_then_mean")
+NUM_PERMUTATIONS = 5_000
+RANKED = (*GROUP, "num_cases", "num_left_out", "rank", "mean_rank", "rank_low", "rank_high")
+BY_CASE = ("case_rank", "rank_by_case", "mean_rank_by_case", "rank_by_case_low", "rank_by_case_high")
+
+
+@dataclass(frozen=True)
+class Friedman:
+    """Friedman's test of one protocol, and what follows it; rank 1 is the best.
+
+    ``over``: ``data sets`` or ``patients``, the N blocks that rank the k rows; ``dataset`` and ``name``: of which, "" over data
+    sets. ``statistic`` and ``p``: chi square, corrected for ties. ``f`` and ``p_iman_davenport``: Iman and Davenport 1980, the
+    better approximation of the two; NaN where all blocks agree, since F is infinite. ``p_permutation``: ranks shuffled within
+    blocks, valid also with the two or three blocks with which the others are not. ``critical_difference``: of mean ranks, at
+    0.05 (Nemenyi; Demsar 2006, https://jmlr.org/papers/v7/demsar06a.html). ``nemenyi`` and ``holm``: p of every pair of rows,
+    the second from normal scores of mean ranks with Holm over all pairs.
+    """
+
+    protocol: str
+    over: str
+    dataset: str
+    name: str
+    num_blocks: int
+    mean_ranks: pd.Series
+    statistic: float
+    p: float
+    f: float
+    p_iman_davenport: float
+    p_permutation: float
+    critical_difference: float
+    nemenyi: pd.DataFrame
+    holm: pd.DataFrame
+
+
+def ranks(cases: pd.DataFrame, metric: str, num_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """One row a protocol, data set, class, model and loss: its rank, 1 the best, and how that varies with the patients drawn.
+
+    ``rank``: of the mean over cases. ``case_rank``: mean over cases of the rank within the case, and ``rank_by_case`` its rank.
+    Of both orders the mean over bootstrap samples of patients (``mean_rank``, ``mean_rank_by_case``) and where 95 % of them lie
+    (``_low``, ``_high``). Ties share the mean of their ranks. Only cases in which every row has a value count, ``num_cases``;
+    ``num_left_out`` others have one in some row. In a pooled protocol only ``rank`` is given: its batches are no patients.
+
+    Raises:
+        ValueError: the metric has no best value, or rows cannot stand in one table.
+    """
+    tables = []
+    for scores in _ranked(cases, metric):
+        values, left_out = _complete(scores)
+        table = _named(scores).assign(num_cases=len(values), num_left_out=left_out)
+        for order, names in zip(ORDERS, (("rank", *RANKED[-3:]), BY_CASE[1:]), strict=True):
+            table[names[0]] = _ranks(values, order, metric)
+            drawn = _bootstrapped(scores, order, metric, num_bootstrap, seed)
+            table[list(names[1:])] = np.nan
+            if drawn is not None:
+                low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2], axis=0, method="inverted_cdf")
+                table[names[1]], table[names[2]], table[names[3]] = drawn.mean(0), low, high
+        table["case_rank"] = best_first(values, metric in LOWER_IS_BETTER).mean(0) if len(values) else np.nan
+        if scores.pooled:
+            table[list(BY_CASE)] = np.nan
+        tables.append(table[[*RANKED, *BY_CASE]])
+    return pd.concat(tables, ignore_index=True)
+
+
+def rank_distribution(
+    cases: pd.DataFrame, metric: str, num_bootstrap: int = 1000, seed: int = 0, order: str = ORDERS[0]
+) -> pd.DataFrame:
+    """Tidy: protocol, data set, class, model, loss, rank, share of bootstrap samples of patients in which it has this rank.
+
+    The samples are those of :func:`ranks`; ties share the best of their ranks. No row of pooled protocols.
+    """
+    tables = [pd.DataFrame(columns=[*GROUP, "rank", "share"])]
+    for scores in _ranked(cases, metric):
+        drawn = _bootstrapped(scores, order, metric, num_bootstrap, seed)
+        if drawn is None:
+            continue
+        places = scipy.stats.rankdata(drawn, method="min", axis=1).astype(int)
+        shares = np.stack([(places == place).mean(0) for place in range(1, len(scores.rows) + 1)], axis=1)
+        table = _named(scores).loc[lambda names: names.index.repeat(len(names))].reset_index(drop=True)
+        tables.append(table.assign(rank=np.tile(np.arange(1, len(scores.rows) + 1), len(scores.rows)), share=shares.ravel()))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
+def kendall_tau(cases: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Kendall's tau-b of the ranks of a table's rows: between metrics by their means, and between the two orders of one metric.
+
+    One row a protocol, data set, class and pair: ``first``, ``first_order``, ``second``, ``second_order``, ``tau`` (1: the same
+    order, -1: the reverse; NaN where all rows tie or there is one) and ``num_rows``.
+    """
+    found, ranked = [], {metric: {scores.block: scores for scores in _ranked(cases, metric)} for metric in metrics}
+    for block in sorted(set().union(*ranked.values())):
+        given = {metric: of[block] for metric, of in ranked.items() if block in of}
+        pairs = [((first, ORDERS[0]), (second, ORDERS[0])) for first, second in combinations(given, 2)]
+        pairs += [((metric, ORDERS[0]), (metric, ORDERS[1])) for metric, scores in given.items() if not scores.pooled]
+        for first, second in pairs:
+            orders = [pd.Series(_ranks(_complete(given[m])[0], order, m), given[m].rows) for m, order in (first, second)]
+            both = pd.concat(orders, axis=1).dropna()
+            tau = scipy.stats.kendalltau(both[0], both[1]).statistic if len(both) > 1 else math.nan
+            found.append((*block, *first, *second, tau, len(both)))
+    columns = [*BLOCK, "first", "first_order", "second", "second_order", "tau", "num_rows"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def friedman(cases: pd.DataFrame, metric: str, seed: int = 0) -> list[Friedman]:
+    """Do the rows of a table differ at all? Over data sets where a protocol has two or more, and over patients within each.
+
+    Over data sets: a block is a data set, its values the mean over classes of the mean over cases; classes are no blocks of
+    their own, as they are of the same patients. Over patients, for each data set and class: a block is a patient, the mean of
+    his cases. Only blocks in which every row has a value count; rows that lack a whole data set are left out over data sets.
+    Nothing for fewer than two blocks or rows, and over patients in pooled protocols.
+
+    Raises:
+        ValueError: the metric has no best value, or rows cannot stand in one table.
+    """
+    found, sets = [], dict[str, dict[str, list[pd.Series]]]()
+    for scores in _ranked(cases, metric):
+        protocol, dataset, name = scores.block
+        values, _ = _complete(scores)
+        names = pd.MultiIndex.from_tuples(scores.rows, names=ROW)
+        if len(values):
+            sets.setdefault(protocol, {}).setdefault(dataset, []).append(pd.Series(values.mean(0), names))
+        if not scores.pooled:
+            blocks = scores.of_patients(scores.means())
+            blocks = blocks[~np.isnan(blocks).any(1)]
+            found += _friedman(blocks, names, metric, (protocol, "patients", dataset, name), seed)
+    over = []
+    for protocol, of in sets.items():
+        table = pd.DataFrame({dataset: sum(classes) / len(classes) for dataset, classes in of.items()}).dropna()
+        over += _friedman(table.to_numpy().T, table.index, metric, (protocol, "data sets", "", ""), seed)
+    return over + found
+
+
+def _friedman(
+    blocks: Floats, names: pd.MultiIndex | pd.Index, metric: str, where: tuple[str, str, str, str], seed: int
+) -> list[Friedman]:
+    number, rows = blocks.shape
+    if number < 2 or rows < 2:
+        return []
+    import scikit_posthocs  # with seaborn behind it, whose import takes longer than a report
+
+    of = best_first(blocks, metric in LOWER_IS_BETTER)
+    statistic = _chi_square(of.sum(0)[None], of)[0]
+    rest = number * (rows - 1) - statistic
+    f = (number - 1) * statistic / rest if rest > 1e-9 * number else math.inf
+    of_f = float(scipy.stats.f.sf(f, rows - 1, (rows - 1) * (number - 1))) if math.isfinite(f) else math.nan
+    critical = scipy.stats.studentized_range.ppf(1 - LEVEL, rows, np.inf) / math.sqrt(2)
+    nemenyi = scikit_posthocs.posthoc_nemenyi_friedman(of).to_numpy()
+    holm = holm_of_pairs(scikit_posthocs.posthoc_siegel_friedman(of).to_numpy())
+    np.fill_diagonal(holm, 1)
+    return [
+        Friedman(
+            *where,
+            num_blocks=number,
+            mean_ranks=pd.Series(of.mean(0), names, name="mean_rank"),
+            statistic=float(statistic),
+            p=float(scipy.stats.chi2.sf(statistic, rows - 1)),
+            f=float(f),
+            p_iman_davenport=of_f,
+            p_permutation=_permutation_p(of, statistic, seed),
+            critical_difference=float(critical * math.sqrt(rows * (rows + 1) / (6 * number))),
+            nemenyi=pd.DataFrame(nemenyi, names, names),
+            holm=pd.DataFrame(holm, names, names),
+        )
+    ]
+
+
+def _chi_square(rank_sums: Floats, of: Floats) -> Floats:
+    """Friedman's statistic of (B, k) rank sums of blocks that hold the same ranks as ``of`` (N, k); 0 where all tie."""
+    number, rows = of.shape
+    scatter = ((rank_sums - number * (rows + 1) / 2) ** 2).sum(1)
+    spread = ((of - (rows + 1) / 2) ** 2).sum()
+    return (rows - 1) * scatter / spread if spread else np.zeros(len(rank_sums))
+
+
+def _permutation_p(of: Floats, statistic: float, seed: int) -> float:
+    rng, reached = np.random.default_rng(seed), 0
+    size = max(1, 1_000_000 // of.size)
+    for start in range(0, NUM_PERMUTATIONS, size):
+        drawn = np.broadcast_to(of, (min(size, NUM_PERMUTATIONS - start), *of.shape))
+        reached += int((_chi_square(rng.permuted(drawn, axis=2).sum(1), of) >= statistic * (1 - 1e-9)).sum())
+    return (reached + 1) / (NUM_PERMUTATIONS + 1)
+
+
+def _ranked(cases: pd.DataFrame, metric: str) -> list[Scores]:
+    if metric in UNRANKED:
+        raise ValueError(f"expected a metric that has a best value, got {metric}: errors of opposite sign cancel in its mean")
+    return arrange(rows_of(cases, metric))
+
+
+def _named(scores: Scores) -> pd.DataFrame:
+    return pd.DataFrame([(*scores.block, *row) for row in scores.rows], columns=list(GROUP))
+
+
+def _complete(scores: Scores) -> tuple[Floats, int]:
+    """The cases in which every row has a value, and how many others have one in some row."""
+    values = scores.means()
+    undefined = np.isnan(values)
+    return values[~undefined.any(1)], int((undefined.any(1) & ~undefined.all(1)).sum())
+
+
+def _ranks(values: Floats, order: str, metric: str) -> Floats:
+    if not len(values):
+        return np.full(values.shape[1], np.nan)
+    lower = metric in LOWER_IS_BETTER
+    return best_first(values.mean(0), lower) if order == ORDERS[0] else best_first(best_first(values, lower).mean(0), True)
+
+
+def _bootstrapped(scores: Scores, order: str, metric: str, num_bootstrap: int, seed: int) -> Floats | None:
+    """(B, R): ranks in samples of patients; None where there are no two patients with a complete case."""
+    values, lower = scores.means(), metric in LOWER_IS_BETTER
+    whole = (~np.isnan(values)).all(axis=1, keepdims=True)
+    if order == ORDERS[1]:
+        values, lower = best_first(np.where(whole, values, 0), lower), True
+    sums, counts = patient_sums(np.where(whole, values, np.nan), scores.patient)
+    drawn_from = counts[:, 0] > 0
+    if scores.pooled or drawn_from.sum() < 2:
+        return None
+    sums, counts = sums[drawn_from], counts[drawn_from]
+    means = [weights @ sums / (weights @ counts) for weights in resamples(len(sums), num_bootstrap, seed)]
+    return best_first(np.concatenate(means), lower)

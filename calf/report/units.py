@@ -1,0 +1,132 @@
+"""One metric of one table as an array of cases x seeds x rows: what every statistic of a report starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from calf.metrics.scores import POOLED
+from calf.report.summary import BLOCK
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+ROW = ["model", "loss"]
+NEEDED = [*BLOCK, *ROW, "fold", "seed", "case", "patient", "metric", "value", "status"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One metric of one protocol, data set and class.
+
+    ``rows``: the R models and losses, sorted. ``cases``: the U units, sorted; ``patient``: for each the number of its
+    patient. ``values``: (U, S, R) over units, seeds and rows, NaN where a score is undefined or was not made.
+    ``pooled``: the units are batches of shuffled slices, or of unknown patients: nothing can be said of patients.
+    """
+
+    block: tuple[str, str, str]
+    rows: tuple[tuple[str, str], ...]
+    seeds: tuple[int, ...]
+    cases: tuple[str, ...]
+    patient: Indices
+    patient_names: tuple[str, ...]
+    values: Floats
+    pooled: bool
+
+    def means(self) -> Floats:
+        """(U, R), over the seeds of each unit; those undefined left out."""
+        return nanmean(self.values, axis=1)
+
+    def differences(self, first: Indices, second: Indices) -> Floats:
+        """(U, K): rows ``first`` minus rows ``second``, over the seeds for which both of a pair have a value; else NaN."""
+        return nanmean(self.values[:, :, first] - self.values[:, :, second], axis=1)
+
+    def of_patients(self, values: Floats) -> Floats:
+        """(P, K) from (U, K): the mean of each patient's units, NaN where he has none."""
+        return nanratio(*patient_sums(values, self.patient))
+
+
+def patient_sums(values: Floats, patient: Indices) -> tuple[Floats, Floats]:
+    """For each patient the sum of his defined values, and their number: twice (P, K) from (U, K).
+
+    ``patient``: (U,), numbers 0 to P - 1, each there at least once.
+    """
+    order = np.argsort(patient, kind="stable")
+    starts = np.searchsorted(patient[order], np.arange(int(patient.max()) + 1))
+    own = values[order]
+    defined = ~np.isnan(own)
+    return np.add.reduceat(np.where(defined, own, 0), starts), np.add.reduceat(defined.astype(np.float64), starts)
+
+
+def nanratio(sums: Floats, counts: Floats) -> Floats:
+    """``sums / counts``, NaN where there is none."""
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def nanmean(values: Floats, axis: int) -> Floats:
+    """``numpy.nanmean`` without a warning where nothing is defined."""
+    defined = ~np.isnan(values)
+    return nanratio(np.where(defined, values, 0).sum(axis), defined.sum(axis).astype(np.float64))
+
+
+def rows_of(cases: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of one metric, checked; batches of different folds get names of their own.
+
+    Raises:
+        ValueError: a column or the metric is missing, a name is, a value is infinite, a case is scored twice by one seed, or
+            belongs to two patients.
+    """
+    if missing := [column for column in NEEDED if column not in cases.columns]:
+        raise ValueError(f"expected rows of cases.csv, which have the columns {', '.join(NEEDED)}; missing: {', '.join(missing)}")
+    rows = cases[cases["metric"] == metric]
+    if rows.empty:
+        raise ValueError(f"expected one of the metrics {', '.join(map(str, cases['metric'].unique()))}, got {metric}")
+    if rows[named := [*BLOCK, *ROW, "seed", "case"]].isna().any(axis=None):
+        raise ValueError(f"rows of {metric} lack a name in one of the columns {', '.join(named)}")
+    if np.isinf(rows["value"]).any():
+        raise ValueError(
+            f"{metric} of case {rows.loc[np.isinf(rows['value']), 'case'].iloc[0]} is infinite; expected a number or NaN"
+        )
+    fold = rows["fold"].map(lambda value: "" if pd.isna(value) else str(value))
+    rows = rows.assign(fold=fold, patient=rows["patient"].fillna(""))
+    rows["case"] = rows["case"].where(rows["status"] != POOLED, fold + "/" + rows["case"])
+    twice = rows.duplicated([*BLOCK, *ROW, "seed", "case"])
+    if twice.any():
+        raise ValueError(
+            f"case {rows.loc[twice, 'case'].iloc[0]} has more than one {metric} of one model, loss and seed: each case is tested "
+            "once, in one fold; give only runs of one split"
+        )
+    owners = rows.drop_duplicates([*BLOCK[:2], "case", "patient"])
+    shared = owners.duplicated([*BLOCK[:2], "case"])
+    if shared.any():
+        raise ValueError(f"case {owners.loc[shared, 'case'].iloc[0]} belongs to more than one patient in these rows")
+    return rows
+
+
+def arrange(rows: pd.DataFrame) -> list[Scores]:
+    """One array a protocol, data set and class, from what ``rows_of`` gives; the order of the rows does not matter."""
+    return [_arrange(rows_of_block) for _, rows_of_block in rows.groupby(BLOCK, sort=True)]
+
+
+def _arrange(rows: pd.DataFrame) -> Scores:
+    case, cases = pd.factorize(rows["case"].to_numpy(object), sort=True)
+    seed, seeds = pd.factorize(rows["seed"].to_numpy(), sort=True)
+    row, names = pd.factorize(pd.MultiIndex.from_frame(rows[ROW]), sort=True)
+    values = np.full((len(cases), len(seeds), len(names)), np.nan)
+    values[case, seed, row] = rows["value"].to_numpy(np.float64)
+    owner = np.empty(len(cases), object)
+    owner[case] = rows["patient"].to_numpy(object)
+    patient, patients = pd.factorize(owner, sort=True)
+    protocol, dataset, name = (str(rows[column].iloc[0]) for column in BLOCK)
+    return Scores(
+        block=(protocol, dataset, name),
+        rows=tuple((str(model), str(loss)) for model, loss in names),
+        seeds=tuple(int(number) for number in seeds),
+        cases=tuple(map(str, cases)),
+        patient=patient.astype(np.int64),
+        patient_names=tuple(map(str, patients)),
+        values=values,
+        pooled=bool((rows["status"] == POOLED).any() or (rows["patient"] == "").any()),
+    )
