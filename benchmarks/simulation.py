@@ -27,7 +27,7 @@ import scipy.stats
 from rich.console import Console
 from rich.table import Table
 
-from calf.report.ranks import _chi_square, _permutation_p
+from calf.report.ranks import chi_square, permutation_p
 from calf.report.resampling import LEVEL, clustered_interval, holm, resamples, sign_flip_p
 from calf.report.units import Floats, Indices, nanratio, patient_sums
 
@@ -173,11 +173,11 @@ def friedman(number: int, repetitions: int, rows: int = 6, seed: int = 0) -> dic
     rng, p = np.random.default_rng([seed, number]), []
     for _ in range(repetitions // 4):
         of = rng.permuted(np.tile(np.arange(1.0, rows + 1), (number, 1)), axis=1)
-        statistic = float(_chi_square(of.sum(0)[None], of)[0])
+        statistic = float(chi_square(of.sum(0)[None], of)[0])
         rest = number * (rows - 1) - statistic
         f = (number - 1) * statistic / rest if rest > 1e-9 else np.inf
         of_f = scipy.stats.f.sf(f, rows - 1, (rows - 1) * (number - 1))
-        p.append((scipy.stats.chi2.sf(statistic, rows - 1), of_f, _permutation_p(of, statistic, int(rng.integers(2**31)))))
+        p.append((scipy.stats.chi2.sf(statistic, rows - 1), of_f, permutation_p(of, statistic, int(rng.integers(2**31)))))
     shares = (np.array(p) <= LEVEL).mean(0)
     return dict(zip(("chi square", "Iman-Davenport", "permutation"), map(float, shares), strict=True))
 

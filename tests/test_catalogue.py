@@ -81,6 +81,6 @@ def test_the_readme_lists_every_loss_in_its_family_and_each_has_a_measured_cost(
 
 def test_the_experiment_with_every_loss_has_every_loss():
     sweep = OmegaConf.load(ROOT / "experiments" / "loss_zoo" / "run.yaml").hydra.sweeper.params.loss
-    # on a network with one output deep supervision is the loss that it wraps
+    # deep supervision refuses a network with one output
     expected = {path.stem for path in (ROOT / "conf" / "loss").glob("*.yaml")} - {"deep_supervision"}
     assert {name.strip() for name in sweep.split(",")} == expected

@@ -60,8 +60,9 @@ def _illustrate(found: Findings, out: Path) -> None:
     from calf.report.document import document
     from calf.report.panels import panels
     from calf.report.rankings import critical_differences
+    from calf.report.training import unreadable
 
-    of_block, missing = [], []
+    of_block, missing = [], unreadable(found.gathered)
     for block in found.blocks:
         drawn = figures.of_block(block)
         if (learning := curves.learning(found, block)) is not None:

@@ -35,7 +35,7 @@ def document(
     for block, (figures, panels) in zip(found.blocks, of_block, strict=True):
         sections.append(Section(_title(block, found), _block(block, figures, panels)))
     if overall:
-        sections.append(Section("Across tables", _figures(overall)))
+        sections.append(Section("Across tables and training", _figures(overall)))
     if not found.gathered.incomplete.empty:
         sections.append(Section("Incomplete runs", [Text("These are in no mean above."), _table(incomplete(found))]))
     if found.blocks:
@@ -57,9 +57,9 @@ def _facts(found: Findings) -> list[tuple[str, str]]:
     if not scored.empty:
         facts.append((str(len(scored.drop_duplicates(["dataset", "case"]))), "cases scored"))
         facts.append((str(len(scored.drop_duplicates(["dataset", "patient"]))), "patients"))
-    facts.append((str(finished["loss"].nunique()), "losses"))
-    facts.append((str(finished["model"].nunique()), "networks"))
-    facts.append((str(finished["seed"].nunique()), "seeds"))
+    for column, one, many in (("loss", "loss", "losses"), ("model", "network", "networks"), ("seed", "seed", "seeds")):
+        number = finished[column].nunique()
+        facts.append((str(number), one if number == 1 else many))
     return facts
 
 

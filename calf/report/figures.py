@@ -84,14 +84,15 @@ def by_size(block: Block) -> Drawn | None:
     limits = own.drop_duplicates("stratum").sort_values("stratum")
     sizes = [_volumes(*pair) for pair in (limits[["above_mm3", "up_to_mm3"]] / 1000).itertuples(index=False)]
     with rc_context(STYLE):
-        figure, planes = panels(len(models), width=3.0, height=2.7)
+        figure, planes = panels(len(models), width=3.3, height=2.7)
         for plane, model in zip(planes, models, strict=True):
             losses = [loss for of, loss in rows if of == model]
             for place, loss in enumerate(losses):
                 of = own[(own["model"] == model) & (own["loss"] == loss)]
                 shift = (place / max(len(losses) - 1, 1) - 0.5) * 0.4
                 _curve(plane, of, shift, colours.get(loss))
-            plane.set_xticks(limits["stratum"], sizes)
+            plane.set_xticks(limits["stratum"], sizes, size=8)
+            plane.set_xlim(0.6, limits["stratum"].max() + 0.4)
             plane.set_title(model)
             plane.set_xlabel("reference volume, mL")
         planes[0].set_ylabel(heading(block.metric))
@@ -128,7 +129,7 @@ def sensitivity_precision(block: Block) -> Drawn | None:
         figure, plane = axes(3.6)
         least = max(0.0, math.floor((min(map(min, means.values())) - 0.05) * 10) / 10)
         _equal_dice(plane, least)
-        for (model, loss), point in means.items():
+        for (model, loss), point in sorted(means.items(), key=lambda entry: entry[0][1] in colours):
             marker, colour = MARKERS[models.index(model) % len(MARKERS)], colours.get(loss, COLOURS["grey"])
             plane.plot(*point, marker, ms=6, color=colour, mew=0, alpha=0.9, clip_on=False)
         plane.set(xlim=(least, 1), ylim=(least, 1), xlabel="precision", ylabel="sensitivity", aspect="equal")

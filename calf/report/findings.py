@@ -111,7 +111,7 @@ def find(folder: Path, baseline: str | None = None, metric: str = "dice") -> Fin
         blocks.append(Block(str(protocol), str(dataset), str(name), metric, against, rows, own, compared, cases))
     every = [block.compared for block in blocks if not block.compared.empty]
     compared = pd.concat(every, ignore_index=True) if every else _nothing()
-    remarks = (*_without_baseline(blocks, baseline), *told, *notes(gathered), *_found_nothing(summary), *_uneven_seeds(blocks))
+    remarks = (*_without_baseline(blocks, baseline), *told, *notes(gathered), *_found_nothing(summary))
     return Findings(gathered, metric, summary, compared, tuple(blocks), remarks, history)
 
 
@@ -195,15 +195,4 @@ def _found_nothing(summary: pd.DataFrame) -> list[str]:
     return [
         f"{row['protocol']} / {row['dataset']} / {row['class']}: {row['model']} / {row['loss']} predicts nothing in any case."
         for row in silent.to_dict("records")
-    ]
-
-
-def _uneven_seeds(blocks: list[Block]) -> list[str]:
-    """Rows whose seeds differ by more than the interval, which is of patients alone, is wide."""
-    return [
-        f"{block.protocol} / {block.dataset} / {block.name}: seeds of {model} / {loss} differ more ({block.metric}: SD "
-        f"{line['seed_sd']:.3f}) than its interval over patients is wide; the interval and its tests are of these seeds alone."
-        for block in blocks
-        for (model, loss), line in block.comparison(block.metric).items()
-        if line["seed_sd"] > line["high"] - line["low"]
     ]

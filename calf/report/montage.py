@@ -77,17 +77,16 @@ def montage(strips: Sequence[Strip], losses: Sequence[str]) -> Image.Image:
         _write(draw, (GAP + place * (TILE + GAP), 3), name, bold=True)
     for row, strip in enumerate(strips):
         top = LINE + row * (LINE + TILE + GAP)
-        tiles, index = _tiles(strip)
-        _write(draw, (GAP, top + 3), f"{strip.why}: {strip.case}, slice {index}", most=2)
+        _write(draw, (GAP, top + 3), f"{strip.why}: {strip.case}", most=2)
         for place, shown in enumerate(strip.predictions, start=2):
             _write(draw, (GAP + place * (TILE + GAP), top + 3), shown.text)
-        for place, tile in enumerate(tiles):
+        for place, tile in enumerate(_tiles(strip)):
             x, y = GAP + place * (TILE + GAP), top + LINE
             picture.paste(tile, (x + (TILE - tile.width) // 2, y + (TILE - tile.height) // 2))
     return picture
 
 
-def _tiles(strip: Strip) -> tuple[list[Image.Image], int]:
+def _tiles(strip: Strip) -> list[Image.Image]:
     scan, index = strip.scan, slice_shown(strip.scan, strip.predictions)
     rows_mm, columns_mm = _pixel_mm(scan)
     truth = _plane(scan.truth, scan.axis, index)
@@ -96,7 +95,7 @@ def _tiles(strip: Strip) -> tuple[list[Image.Image], int]:
     box = _window(np.any([truth, *(mask for mask in masks if mask is not None)], axis=0), rows_mm, columns_mm)
     drawn = [np.repeat(grey[..., None], 3, axis=2), outlined(grey, truth)]
     drawn += [np.zeros_like(drawn[0]) if mask is None else coloured(grey, truth, mask) for mask in masks]
-    return [_scaled(plane[box], rows_mm, columns_mm) for plane in drawn], index
+    return [_scaled(plane[box], rows_mm, columns_mm) for plane in drawn]
 
 
 def _plane(volume: npt.NDArray, axis: int, index: int) -> npt.NDArray:

@@ -15,7 +15,7 @@ from calf.page import Figure, picture
 from calf.report.drawing import ordered, slug
 from calf.report.findings import Block, Findings
 from calf.report.grids import heading, number
-from calf.report.montage import Shown, Strip, montage
+from calf.report.montage import Shown, Strip, montage, slice_shown
 from calf.report.volumes import Unreadable, read_scan
 
 MOST = 6  # losses in a panel: the baseline and the best
@@ -79,7 +79,7 @@ def panels(found: Findings, block: Block) -> tuple[list[Panel], list[str]]:
         missing += [f"{block.dataset} / {block.name} / {model}: {text}" for text in told]
         if not strips:
             continue
-        which = ", ".join(f"{strip.case} ({strip.why})" for strip in strips)
+        which = ", ".join(f"{strip.case}, slice {slice_shown(strip.scan, strip.predictions)} ({strip.why})" for strip in strips)
         of = (
             ""
             if len(shown) == len(losses)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 from matplotlib import rc_context
 
@@ -36,7 +38,7 @@ def stability(block: Block) -> Drawn | None:
         plane.set_ylim(len(rows) - 0.4, -0.6)
         plane.set_xlim(0.4, len(rows) + 0.6)
         plane.tick_params(axis="y", length=0)
-        plane.set_xticks(range(1, len(rows) + 1, max(1, len(rows) // 14)))
+        plane.set_xticks(range(1, len(rows) + 1, math.ceil(len(rows) / WRITTEN)))
         plane.set_xlabel(f"rank by mean {heading(block.metric)}")
     where = f"{block.dataset}, {block.name}"
     caption = f"{where}: how often each rank is taken when patients are drawn anew (1,000 bootstrap samples), in per cent."

@@ -156,7 +156,7 @@ def _friedman(
     import scikit_posthocs  # with seaborn behind it, whose import takes longer than a report
 
     of = best_first(blocks, metric in LOWER_IS_BETTER)
-    statistic = _chi_square(of.sum(0)[None], of)[0]
+    statistic = chi_square(of.sum(0)[None], of)[0]
     rest = number * (rows - 1) - statistic
     f = (number - 1) * statistic / rest if rest > 1e-9 * number else math.inf
     of_f = float(scipy.stats.f.sf(f, rows - 1, (rows - 1) * (number - 1))) if math.isfinite(f) else math.nan
@@ -173,7 +173,7 @@ def _friedman(
             p=float(scipy.stats.chi2.sf(statistic, rows - 1)),
             f=float(f),
             p_iman_davenport=of_f,
-            p_permutation=_permutation_p(of, statistic, seed),
+            p_permutation=permutation_p(of, statistic, seed),
             critical_difference=float(critical * math.sqrt(rows * (rows + 1) / (6 * number))),
             nemenyi=pd.DataFrame(nemenyi, names, names),
             holm=pd.DataFrame(holm, names, names),
@@ -181,7 +181,7 @@ def _friedman(
     ]
 
 
-def _chi_square(rank_sums: Floats, of: Floats) -> Floats:
+def chi_square(rank_sums: Floats, of: Floats) -> Floats:
     """Friedman's statistic of (B, k) rank sums of blocks that hold the same ranks as ``of`` (N, k); 0 where all tie."""
     number, rows = of.shape
     scatter = ((rank_sums - number * (rows + 1) / 2) ** 2).sum(1)
@@ -189,12 +189,13 @@ def _chi_square(rank_sums: Floats, of: Floats) -> Floats:
     return (rows - 1) * scatter / spread if spread else np.zeros(len(rank_sums))
 
 
-def _permutation_p(of: Floats, statistic: float, seed: int) -> float:
+def permutation_p(of: Floats, statistic: float, seed: int) -> float:
+    """Share of tables whose ranks are shuffled within blocks that reach this statistic, the table itself among them."""
     rng, reached = np.random.default_rng(seed), 0
     size = max(1, 1_000_000 // of.size)
     for start in range(0, NUM_PERMUTATIONS, size):
         drawn = np.broadcast_to(of, (min(size, NUM_PERMUTATIONS - start), *of.shape))
-        reached += int((_chi_square(rng.permuted(drawn, axis=2).sum(1), of) >= statistic * (1 - 1e-9)).sum())
+        reached += int((chi_square(rng.permuted(drawn, axis=2).sum(1), of) >= statistic * (1 - 1e-9)).sum())
     return (reached + 1) / (NUM_PERMUTATIONS + 1)
 
 

@@ -80,9 +80,12 @@ def compare(cases: pd.DataFrame, metric: str, baseline: str | None, num_bootstra
     Intervals and tests are of other patients and the same trained networks: seeds are averaged away first. ``note`` says where
     seeds differ so much that another training would leave the interval, and where the sign of a difference depends on the seed.
 
-    Sign flips test the difference of means that the table shows. They hold their level where two losses could be exchanged;
-    where one misses lesions and outlines the others better, so that the means agree, they err more often than 0.05, and
-    Wilcoxon's test, which is about the typical patient, far more often still (``benchmarks/simulation.json``).
+    Sign flips test the difference of means that the table shows. Of eight losses that could be exchanged they call one
+    different from the baseline in at most 5 of 100 tables. Where losses differ but in their mean, some missing 6 % of the lesions
+    and outlining the others better, it is 14 of 100 at 50 patients and 26 at 12; with Wilcoxon's test, which is about the typical
+    patient, 70 and 19. Wilcoxon's power is higher where misses are rare noise. Intervals hold the mean in 94 to 96 of 100
+    studies of 50 patients, in 89 to 97 of 10; of HD95 with 3 % missed, in 71 of 10 patients and 79 of 20, since most such studies
+    see no miss. All from ``benchmarks/simulation.json``.
 
     Args:
         cases: rows of ``cases.csv``.

@@ -10,12 +10,13 @@ import pandas as pd
 from calf.report.results import Gathered
 
 RUN = ["dataset", "model", "loss", "seed", "fold", "folder"]
+NEEDED = {"history.csv": {"epoch"}, "branches.csv": {"batch", "branch"}}
 NUM_BINS = 24  # of a training, in which branches are counted
 
 
 def histories(gathered: Gathered) -> pd.DataFrame:
     """Rows of every history.csv that can be read, with the run's ``RUN`` columns; empty where there is none."""
-    return _gather(gathered, "history.csv", ["epoch"])
+    return _gather(gathered, "history.csv")
 
 
 def diverged(history: pd.DataFrame) -> set[str]:
@@ -32,7 +33,7 @@ def branch_shares(gathered: Gathered) -> pd.DataFrame:
 
     ``progress``: the middle of each of up to ``NUM_BINS`` equal parts of the training, in (0, 1). Shares of one part add up to 1.
     """
-    rows = _gather(gathered, "branches.csv", ["batch", "branch"])
+    rows = _gather(gathered, "branches.csv")
     if rows.empty:
         return pd.DataFrame(columns=["dataset", "model", "loss", "branch", "progress", "share"])
     length = rows.groupby("folder")["batch"].transform("max") + 1
@@ -44,11 +45,24 @@ def branch_shares(gathered: Gathered) -> pd.DataFrame:
     return shares.reset_index().melt(place, var_name="branch", value_name="share")
 
 
-def _gather(gathered: Gathered, name: str, needed: list[str]) -> pd.DataFrame:
-    tables = []
+def unreadable(gathered: Gathered) -> list[str]:
+    """Which of these files are there and cannot be used, in sentences."""
+    told = []
+    for name, needed in NEEDED.items():
+        odd = []
+        for folder in gathered.runs["folder"]:
+            table = _read(gathered.folder / folder / name)
+            odd += [folder] if table is not None and not needed <= set(table.columns) else []
+        if odd:
+            told.append(f"{name} of {len(odd)} runs: expected the columns {', '.join(sorted(needed))}; {odd[0]} has others.")
+    return told
+
+
+def _gather(gathered: Gathered, name: str) -> pd.DataFrame:
+    tables, needed = [], NEEDED[name]
     for run in gathered.runs.to_dict("records"):
         table = _read(gathered.folder / run["folder"] / name)
-        if table is not None and set(needed) <= set(table.columns):
+        if table is not None and needed <= set(table.columns):
             tables.append(table.assign(**{column: run[column] for column in RUN}))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*RUN, *needed])
 

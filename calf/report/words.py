@@ -48,11 +48,14 @@ def marked(block: Block) -> str:
 
 def caveats(block: Block) -> list[str]:
     """What the statistics say of the number of patients, and of rows whose numbers rest on less than the others'."""
-    if block.compared.empty:
-        return []
     own = block.comparison(block.metric)
-    said = [note for note in dict.fromkeys(line["power_note"] for line in own.values()) if note]
-    said += [f"{model} / {loss}: {line['note']}" for (model, loss), line in own.items() if line["note"] not in ("", "baseline")]
+    power = sorted({line["power_note"] for line in own.values()})
+    said = [note for note in power if note and not any(other != note and other.startswith(note) for other in power)]
+    of: dict[str, list[str]] = {}
+    for (model, loss), line in own.items():
+        for note in line["note"].split("; "):
+            of.setdefault(note, []).append(f"{model} / {loss}")
+    said += [f"{', '.join(rows)}: {note}" for note, rows in of.items() if note not in ("", "baseline")]
     return [f"{'. '.join(said)}."] if said else []
 
 

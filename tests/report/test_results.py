@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -80,6 +85,39 @@ def test_unfinished_runs_are_listed(make, runs):
     assert gathered.runs["epoch"].tolist()[:2] == [3.0, 3.0]
     assert len(gathered.incomplete) == 5
     assert gathered.cases.empty
+
+
+def status(run: Path, **content: object) -> None:
+    (run / "status.json").write_text(json.dumps({"state": "running", "epoch": 2.32, "epochs": 4} | content))
+
+
+def test_a_killed_run_says_when_it_was_last_heard_of(make, runs):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here, now = socket.gethostname(), datetime.datetime.now(datetime.UTC)
+    before = "2026-01-02T03:04:05+00:00"
+    status(make("a", state="running"), pid=gone.pid, host=here, updated=before)
+    status(make("b", state="running"), pid=os.getpid(), host=here, updated=before)
+    status(make("c", state="running"), pid=gone.pid, host="elsewhere", updated=before, epoch=4.0)
+    status(make("d", state="running"), pid=gone.pid, host="elsewhere", updated=now.isoformat())
+    status(make("e", state="running"), state="finished", updated=before)
+    found = gather(runs).runs
+    assert found["state"].tolist() == ["killed", "running", "killed", "running", "unfinished"]
+    assert found["error"].tolist() == [
+        f"killed or stopped: last heard of at {before} in epoch 3 of 4",
+        "",
+        f"killed or stopped: last heard of at {before} in epoch 4 of 4",
+        "",
+        f"stopped before its result was written: last heard of at {before} in epoch 3 of 4",
+    ]
+
+
+def test_runs_without_a_result_know_their_protocol(make, runs):
+    paper = {"_target_": "calf.metrics.protocol.Paper", "batch_size": 16, "shuffle_seed": 1}
+    make("a", state="failed", settings={"protocol": {"_target_": "calf.metrics.protocol.PerCase"}})
+    make("b", state="failed", settings={"protocol": paper})
+    make("c", state="failed", settings={"protocol": {"_target_": "of.my.own"}})
+    assert gather(runs).runs["protocol"].tolist() == ["per_case", "paper_batch16", ""]
 
 
 def damage_cut_in_a_row(run: Path) -> None:
