@@ -17,6 +17,7 @@ NOTHING = "-"
 EMPTY = "missed/FP/TN"
 RUNS = "runs"
 FINE = frozenset({"specificity", "mae", "accuracy", "ece", "ace", "brier"})  # near 0 or 1: a fourth digit tells them apart
+NAMES = {"dice": "Dice", "iou": "IoU", "mae": "MAE", "ece": "ECE", "ace": "ACE", "brier": "Brier", "lesion_f1": "lesion F1"}
 COARSE = ("_mm", "_ml", "_lesions")
 
 
@@ -61,7 +62,7 @@ def heading(metric: str) -> str:
         return f"NSD, {unit.removesuffix('mm')} mm"
     if unit in ("mm", "ml"):
         return f"{name.upper() if unit == 'mm' else name.replace('_', ' ')}, {'mL' if unit == 'ml' else unit}"
-    return metric.upper() if len(metric) <= 3 else "Dice" if metric == "dice" else metric.replace("_", " ")
+    return NAMES.get(metric, metric.replace("_", " "))
 
 
 def best(block: Block) -> dict[str, set[Row]]:

@@ -69,7 +69,7 @@ def _diagram(test: Friedman, metric: str) -> Drawn:
             ranks,
             p,
             ax=plane,
-            label_props={"color": INK, "size": 8},
+            label_props={"size": 8},
             marker_props={"color": INK, "s": 14},
             elbow_props={"color": INK, "linewidth": 0.7},
             crossbar_props={"color": COLOURS["vermilion"], "linewidth": 2.4},

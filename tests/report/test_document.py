@@ -32,7 +32,7 @@ def write(path: Path, mask: np.ndarray) -> str:
 
 def run(root: Path, data: Path, dataset: str, loss: str, seed: int, truths: dict[str, np.ndarray]) -> None:
     """A finished run folder, whose predictions lack a part of the tumour and find one voxel too many."""
-    names, rng = {"dataset": dataset, "model": "unet", "loss": loss}, np.random.default_rng([seed, len(loss), len(dataset)])
+    names, rng = {"dataset": dataset, "model": "unet", "loss": loss}, np.random.default_rng([seed, *f"{dataset} {loss}".encode()])
     folder = root / dataset / "unet" / loss / f"seed-{seed}-0123456789"
     rows, counts, entries = [], [], {}
     for case, truth in truths.items():

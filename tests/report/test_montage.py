@@ -145,7 +145,7 @@ def test_a_case_without_its_image_is_shown_on_black_and_one_without_data_not_at_
     write_data(case, images={"mri": ["/nowhere/image.nii.gz", None]})
     found = read_scan([case], "c1", "tumour", 12.0)
     assert (found.image, found.without) == (None, "its image is no longer at /nowhere/image.nii.gz")
-    with pytest.raises(Unreadable, match="no data.json"):
+    with pytest.raises(Unreadable, match=r"no data\.json"):
         read_scan([case / "gone"], "c1", "tumour", 12.0)
     with pytest.raises(Unreadable, match="does not say where its files lie"):
         read_scan([case], "c2", "tumour", 12.0)

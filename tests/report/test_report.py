@@ -106,7 +106,7 @@ def test_what_the_tables_say(grid):
     assert "| unet | calf | **0.410** ± 0.579 |" in text
     assert "| 2/2/2 of 8 |" in text
     assert "4 cases, 4 patients, 2 seeds; Dice, sensitivity, precision defined in 2 cases." in text
-    assert "| unet | bce | 0.250 " in text
+    assert "| unet | bce | **0.250** " in text
     for said in (
         "The unit is the case",
         "counted as a true negative",
@@ -165,7 +165,7 @@ def test_the_baseline_is_bce_or_the_first_or_the_one_that_was_asked_for(make, ru
     assert find(runs, "dice").blocks[0].baseline == "dice"
     with pytest.raises(ValueError, match="--baseline: expected one of the finished losses, bce, calf, dice; got focal"):
         find(runs, "focal")
-    with pytest.raises(ValueError, match="--metric: expected one that the runs have, dice, iou, .*; got nsd_2mm"):
+    with pytest.raises(ValueError, match=r"--metric: expected one that the runs have, dice, iou, .*; got nsd_2mm"):
         find(runs, metric="nsd_2mm")
 
 
@@ -176,10 +176,10 @@ def test_the_declared_metric_comes_first_and_the_charters_five_always(make, runs
             add(run, metric, "0.5")
     block = find(runs, metric="lesion_f1").blocks[0]
     assert block.main_metrics == ["lesion_f1", "dice", "nsd_2mm", "hd95_mm", "sensitivity", "specificity", "precision", "mae"]
-    assert [heading(metric) for metric in block.main_metrics[:4]] == ["lesion f1", "Dice", "NSD, 2 mm", "HD95, mm"]
+    assert [heading(metric) for metric in block.main_metrics[:4]] == ["lesion F1", "Dice", "NSD, 2 mm", "HD95, mm"]
     text = text_of(runs)
     assert "| Dice | NSD, 2 mm | HD95, mm | sensitivity |" in text
-    assert "| model | loss | iou | accuracy | lesion f1 |" in text  # supplementary
+    assert "| model | loss | IoU | accuracy | lesion F1 |" in text  # supplementary
 
 
 def test_statuses_are_those_of_dice(make, runs):
@@ -197,7 +197,7 @@ def test_a_single_seed_has_no_seed_sd_and_a_single_case_no_sd(make, runs):
     assert calf["mean"] == pytest.approx(12 / 16)
     assert np.isnan(calf["sd"])
     assert np.isnan(calf["seed_sd"])
-    assert "| unet | calf | 0.750 | 0.600 |" in text_of(runs)
+    assert "| unet | calf | 0.750 | 0.750 |" in text_of(runs)
 
 
 def test_folds_pool_their_cases(make, runs):
