@@ -33,6 +33,12 @@ class Drawn:
     alt: str
     caption: str
 
+    def __post_init__(self) -> None:
+        # laid out once, and not anew for every format it is drawn in
+        with rc_context(STYLE):
+            self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")
+
     @property
     def wide(self) -> bool:
         """Whether it needs the width of a page."""

@@ -40,7 +40,7 @@ def distributions(block: Block) -> Drawn:
         figure, plane = axes(0.6 + ROW * len(rows))
         for place, row in enumerate(rows):
             own = values[row].dropna().to_numpy()
-            _points(plane, own, place, len(rows) * len(own), INK if row[1] == block.baseline else COLOURS["blue"])
+            _points(plane, own, place, len(rows) * len(own), INK if row[1] == block.baseline else COLOURS["sky"])
             _interval(plane, place, table.get(row), ("mean", "low", "high"), filled=True)
         _rows_axis(plane, names(rows))
         plane.set_xlabel(heading(block.metric))
@@ -62,7 +62,7 @@ def differences(block: Block) -> Drawn | None:
         plane.axvline(0, color=INK, lw=0.6)
         for place, row in enumerate(rows):
             own = (values[row] - values[row[0], block.baseline]).dropna().to_numpy()
-            _points(plane, own, place, len(rows) * len(own), COLOURS["blue"])
+            _points(plane, own, place, len(rows) * len(own), COLOURS["sky"])
             parts = ("difference", "difference_low", "difference_high")
             _interval(plane, place, table.get(row), parts, filled=bool(table[row]["significant"]))
         _rows_axis(plane, names(rows))
@@ -169,7 +169,7 @@ def _legend(plane: Axes, entries: list[tuple[str, str, str]]) -> None:
 
 def _points(plane: Axes, values: np.ndarray, place: int, total: int, colour: str) -> None:
     plane.plot(
-        values, place + spread(len(values)), "o", ms=2.6, color=colour, alpha=0.45, mew=0, rasterized=total > MANY, zorder=2
+        values, place + spread(len(values)), "o", ms=2.6, color=colour, alpha=0.7, mew=0, rasterized=total > MANY, zorder=2
     )
 
 

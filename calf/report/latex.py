@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calf.report import words
-from calf.report.findings import Block, Findings
+from calf.report.findings import Findings
 from calf.report.grids import NOTHING, Cell, Grid, comparisons, rested_on, scores
 
 HEAD = "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}; written by calf report."
@@ -29,14 +29,18 @@ ESCAPED = {
 
 def latex(found: Findings) -> str:
     """One table of scores and one of comparisons for each protocol, data set and class, with their notes under them."""
-    parts = [HEAD]
+    parts, first = [HEAD], dict[str, str]()
     for number, block in enumerate(found.blocks, start=1):
-        where = f"{block.dataset}: {block.name} ({block.protocol.replace('_', ' ')})"
-        notes = [f"{rested_on(block)}.", words.SCORES, words.marked(block), _rule(block)]
-        parts.append(_table(scores(block, block.main_metrics), f"{where}.", f"scores{number}", notes))
+        where, label = f"{block.dataset}: {block.name} ({block.protocol.replace('_', ' ')})", f"tab:scores{number}"
+        notes = escape(f"{rested_on(block)}. {words.SCORES} {words.marked(block)} ")
+        if (told := first.setdefault(block.protocol, label)) == label:
+            notes += escape((words.PER_CASE if block.per_case else words.POOLED).replace("`", ""))
+        else:
+            notes += f"Empty masks as in Table~\\ref{{{told}}}."
+        parts.append(_table(scores(block, block.main_metrics), f"{where}.", label, notes))
         if block.baseline is not None:
-            notes = [words.TEST, *words.caveats(block)]
-            parts.append(_table(comparisons(block), f"{where}, against {block.baseline}.", f"comparisons{number}", notes))
+            notes, label = escape(" ".join([words.TEST, *words.caveats(block)])), f"tab:comparisons{number}"
+            parts.append(_table(comparisons(block), f"{where}, against {block.baseline}.", label, notes))
     return "\n\n".join(parts) + "\n"
 
 
@@ -50,11 +54,8 @@ def escape(text: str) -> str:
     return "".join({"[": "{[}", "]": "{]}"}.get(sign, ESCAPED.get(sign, sign)) for sign in text)
 
 
-def _rule(block: Block) -> str:
-    return (words.PER_CASE if block.per_case else words.POOLED).replace("`", "")
-
-
-def _table(grid: Grid, caption: str, label: str, notes: list[str]) -> str:
+def _table(grid: Grid, caption: str, label: str, notes: str) -> str:
+    """``notes``: LaTeX, the rest plain text."""
     columns = "l" * grid.num_text + "r" * (len(grid.header) - grid.num_text)
     lines = [" & ".join(escape(text) for text in grid.header), *(" & ".join(_cell(cell) for cell in row) for row in grid.rows)]
     head, *body = [f"  {line} \\\\" for line in lines]
@@ -63,7 +64,7 @@ def _table(grid: Grid, caption: str, label: str, notes: list[str]) -> str:
             r"\begin{table}[p]",
             r"\centering\small",
             f"\\caption{{{escape(caption)}}}",
-            f"\\label{{tab:{label}}}",
+            f"\\label{{{label}}}",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             f"\\begin{{tabular}}{{{columns}}}",
             r"  \toprule",
@@ -72,7 +73,7 @@ def _table(grid: Grid, caption: str, label: str, notes: list[str]) -> str:
             *body,
             r"  \bottomrule",
             r"\end{tabular}}",
-            f"\\par\\smallskip\\begin{{minipage}}{{\\linewidth}}\\footnotesize {escape(' '.join(notes))}\\end{{minipage}}",
+            f"\\par\\smallskip\\begin{{minipage}}{{\\linewidth}}\\footnotesize {notes}\\end{{minipage}}",
             r"\end{table}",
         ]
     )

@@ -65,6 +65,7 @@ def _diagram(test: Friedman, metric: str) -> Drawn:
     ranks, p = test.mean_ranks.set_axis(labels), test.nemenyi.set_axis(labels, axis=0).set_axis(labels, axis=1)
     with rc_context(STYLE):
         figure, plane = axes(0.9 + 0.13 * len(rows), width=6.4)
+        plane.spines["top"].set_visible(True)
         critical_difference_diagram(
             ranks,
             p,

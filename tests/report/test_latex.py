@@ -48,6 +48,18 @@ def test_notes_say_the_rule_and_the_test(text):
         assert said in text
 
 
+def test_the_rule_is_told_once_a_protocol(make, runs):
+    make("calf", 0)
+    make("calf", 0, mark="9876543210", names={"dataset": "other", "model": "unet", "loss": "calf"})
+    told = runs / "phantom" / "unet" / "calf" / "seed-0-9876543210"
+    for name in ("cases.csv", "config.yaml"):
+        (told / name).write_text((told / name).read_text().replace("phantom", "other"))
+    text = latex(find(runs))
+    assert text.count("counted as a true negative") == 1
+    assert r"as in Table~\ref{tab:scores1}" in text
+    assert text.count(r"\label{tab:scores") == 2
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_it_compiles(text, tmp_path):
     frame = "\\documentclass{{article}}\\usepackage{{booktabs,graphicx}}\\begin{{document}}{}\\end{{document}}"
