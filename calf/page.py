@@ -35,6 +35,15 @@ COLOURS = {
     "purple": "#cc79a7",
     "grey": "#8a8a8a",
 }
+#: Of CALF's branches; the two log branches, of one family, are two blues.
+BRANCH_COLOURS = {
+    "fisher": COLOURS["vermilion"],
+    "logit": COLOURS["orange"],
+    "arcsine": COLOURS["purple"],
+    "ln": COLOURS["blue"],
+    "log10": COLOURS["sky"],
+    "bce_dice": COLOURS["green"],
+}
 #: For ``matplotlib.rc_context``: text stays text, names with dollars stay names, and the same numbers give the same bytes.
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

@@ -395,8 +395,8 @@ def _data(planned: StorePlan | JoinedPlan, data: SliceData) -> dict[str, Any]:
                 for name, image in case.images.items()
                 if source.modality in (None, name)
             },
-            "mask": str(case.mask),
-            "reference": str(case.reference) if case.reference else None,
+            "mask": str(case.mask.resolve()) if case.mask else None,
+            "reference": str(case.reference.resolve()) if case.reference else None,
         }
     return {
         **{key: manifest[key] for key in ("modalities", "target", "preparation", "samples", "parts") if key in manifest},

@@ -11,19 +11,10 @@ from matplotlib.figure import Figure as Plot
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from calf.inspect.remarks import percent
-from calf.page import COLOURS, STYLE, Figure, plot
+from calf.page import BRANCH_COLOURS, COLOURS, STYLE, Figure, plot
 
 WIDTH = 4.9
 LOGARITHMIC = 30  # ratio of ranges that no linear axis shows
-#: The two log branches, of one family, are two blues.
-BRANCH_COLOURS = {
-    "fisher": COLOURS["vermilion"],
-    "logit": COLOURS["orange"],
-    "arcsine": COLOURS["purple"],
-    "ln": COLOURS["blue"],
-    "log10": COLOURS["sky"],
-    "bce_dice": COLOURS["green"],
-}
 DARK = (COLOURS["blue"], COLOURS["vermilion"])  # on which white can be read, and black on the others
 
 

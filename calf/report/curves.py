@@ -8,21 +8,12 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from calf.page import COLOURS, STYLE
+from calf.page import BRANCH_COLOURS, COLOURS, STYLE
 from calf.report.drawing import COLUMNS, Drawn, legend, panels, shades, slug
 from calf.report.findings import Block, Findings
 from calf.report.grids import heading
 from calf.report.training import branch_shares
 
-#: Of CALF's branches, the same as on the page of `calf inspect`; the two log branches, of one family, are two blues.
-BRANCH_COLOURS = {
-    "fisher": COLOURS["vermilion"],
-    "logit": COLOURS["orange"],
-    "arcsine": COLOURS["purple"],
-    "ln": COLOURS["blue"],
-    "log10": COLOURS["sky"],
-    "bce_dice": COLOURS["green"],
-}
 PANEL = (2.3, 1.75)
 
 
