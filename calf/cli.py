@@ -133,7 +133,9 @@ def predict(
     data_root: Annotated[
         Path | None, typer.Option(help="instead of images: every case of a folder laid out as the training data were")
     ] = None,
-    out: Annotated[Path, typer.Option(help="where <case>.nii.gz are written; existing ones are replaced")] = Path("predictions"),
+    out: Annotated[Path, typer.Option(help="where <case>.nii.gz are written")] = Path("predictions"),
+    name: Annotated[str | None, typer.Option(help="the case's name; default: that of its first image's file")] = None,
+    overwrite: Annotated[bool, typer.Option(help="replace masks that are there")] = False,
     mirror: Annotated[bool, typer.Option(help="average over each slice and its mirror images: four times the work")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")] = "auto",
     batch_size: Annotated[int | None, typer.Option(help="slices at once; default: as in training", min=1)] = None,
@@ -149,8 +151,8 @@ def predict(
             raise ValueError("expected images, or --data-root with a data set: one of them")
         modalities = trained.recipe.preparation.modalities
         assert modalities is not None
-        cases = cases_of(images, modalities) if images else trained.layout(str(data_root)).cases()
-        bad = write_predictions(trained, cases, out, _device(device), mirror, batch_size)
+        cases = cases_of(images, modalities, name) if images else trained.cases(str(data_root))
+        bad = write_predictions(trained, cases, out, _device(device), mirror, batch_size, overwrite)
     except ValueError as error:
         raise _stop(error) from None
     for case, reason in bad.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,29 +18,33 @@ if TYPE_CHECKING:
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 
 
-def cases_of(images: Sequence[str], modalities: Sequence[str]) -> list[Case]:
+def cases_of(images: Sequence[str], modalities: Sequence[str], name: str | None = None) -> list[Case]:
     """The cases that the command line names.
 
-    ``modality=path`` for each modality is one case, called after the file of the first; for a network of one modality a bare
-    path is a case of its own.
+    ``modality=path`` for each modality is one case, called ``name``, or else after the file of the first; for a network of one
+    modality a bare path is a case of its own.
 
     Raises:
         ValueError: a modality that the network does not know, one given twice, or one missing; two cases of one name.
     """
     named = [image.partition("=") for image in images]
-    if len(modalities) == 1 and not any(name == modalities[0] for name, _, _ in named):
+    if len(modalities) == 1 and not any(which == modalities[0] for which, _, _ in named):
         cases = [_case({modalities[0]: image}, modalities) for image in images]
     else:
         given: dict[str, str] = {}
-        for name, assigned, path in named:
-            if not assigned or name not in modalities or name in given:
+        for which, assigned, path in named:
+            if not assigned or which not in modalities or which in given:
                 raise ValueError(
                     f"expected {' '.join(f'{modality}=PATH' for modality in modalities)}, each once; got {' '.join(images)}"
                 )
-            given[name] = path
+            given[which] = path
         if missing := [modality for modality in modalities if modality not in given]:
             raise ValueError(f"the network needs {', '.join(modalities)}; missing {', '.join(missing)}")
         cases = [_case(given, modalities)]
+    if name is not None:
+        if len(cases) > 1:
+            raise ValueError(f"one name, {name}, was given for {len(cases)} images: predict them apart")
+        cases = [replace(cases[0], id=name)]
     twice = sorted({case.id for case in cases if [other.id for other in cases].count(case.id) > 1})
     if twice:
         raise ValueError(
@@ -56,28 +61,46 @@ def _case(paths: dict[str, str], modalities: Sequence[str]) -> Case:
 
 
 def predict(
-    trained: Trained, cases: Iterable[Case], out: Path, device: torch.device, mirror: bool, batch_size: int | None = None
+    trained: Trained,
+    cases: Sequence[Case],
+    out: Path,
+    device: torch.device,
+    mirror: bool,
+    batch_size: int | None = None,
+    overwrite: bool = False,
 ) -> dict[str, str]:
     """Write ``<out>/<case>.nii.gz`` for each case, and ``<out>/labels.json``, what their values mean.
 
     Returns:
         The cases that could not be read, with the reason; the others are done all the same.
+
+    Raises:
+        ValueError: a mask would take the place of a file that is there, and ``overwrite`` was not asked for, or of an input.
     """
     from rich.progress import track
 
     from calf.data.restore import write_mask
     from calf.inference import predict_case
 
+    targets = {case.id: out / f"{case.id}.nii.gz" for case in cases}
+    inputs = {path.resolve() for case in cases for path in case.files()}
+    if taken := [path for path in targets.values() if path.resolve() in inputs]:
+        raise ValueError(f"{taken[0]} is one of the images: choose another folder with --out")
+    if not overwrite and (there := [path for path in targets.values() if path.exists()]):
+        raise ValueError(
+            f"{there[0]} is there already, perhaps of another patient ({len(there)} of {len(targets)} are): name the case with "
+            "--name, choose another folder with --out, or replace what is there with --overwrite"
+        )
     out.mkdir(parents=True, exist_ok=True)
     network = trained.network().to(device)
     bad: dict[str, str] = {}
-    for case in track(list(cases), description="predict"):
+    for case in track(cases, description="predict"):
         try:
             mask, geometry = predict_case(network, case, trained.recipe, device, batch_size or trained.batch_size, mirror)
         except VolumeError as error:
             bad[case.id] = str(error)
             continue
-        write_mask(out / f"{case.id}.nii.gz", mask, geometry)
+        write_mask(targets[case.id], mask, geometry)
     write_json(out / "labels.json", meanings(trained.recipe.target))
     return bad
 

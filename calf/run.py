@@ -23,7 +23,7 @@ from calf.data.joined import JoinedStore, source_of
 from calf.data.joined_plan import JoinedPlan, Part
 from calf.data.leakage import lines, same_persons
 from calf.data.splits import Split, check_parts, divide
-from calf.data.views import Samples, view_of
+from calf.data.views import Samples, view_of, whole_cases
 from calf.files import write_json, write_text
 from calf.provenance import commit, fingerprint, run_only, versions
 from calf.runfolder import RunFolder
@@ -127,7 +127,7 @@ def _in_words(error: BaseException) -> str | None:
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         _, _, key = str(error).rpartition("full_key: ")
         return f"{error.__cause__} ({key.strip()})" if key else str(error.__cause__)
-    return str(error) if isinstance(error, ValueError) else None
+    return str(error) if isinstance(error, (ValueError, InstantiationException)) else None
 
 
 def prepare(cfg: DictConfig, divided: bool = True) -> Path:
@@ -174,7 +174,7 @@ def _divide(cfg: DictConfig, planned: StorePlan | JoinedPlan, store: Samples) ->
         return planned.divide(store)
     duplicates = cfg.dataset.get("duplicates", "group")
     split = divide(store, instantiate(cfg.dataset.split, _convert_="all"), cfg.fold, duplicates)
-    return split, lines(same_persons({"": store.cases}), duplicates)
+    return split, lines(same_persons({"": whole_cases(store)}), duplicates)
 
 
 def _left_out(planned: StorePlan | JoinedPlan, store: Samples) -> list[str]:
@@ -347,7 +347,10 @@ def _build_module(cfg: DictConfig, data: SliceData) -> Segmenter:
     from calf.windows import Windows, check_network
 
     network = instantiate(cfg.model, in_channels=data.in_channels, classes=data.target.num_channels, _convert_="all")
-    check_network(network, data.in_channels, data.target.num_channels, data.batch_size, data.patch)
+    try:
+        check_network(network, data.in_channels, data.target.num_channels, data.batch_size, data.patch)
+    except ValueError as error:
+        raise SystemExit(f"calf: {error}") from None
     if cfg.channels_last:
         network.to(memory_format=torch.channels_last if data.patch is None else torch.channels_last_3d)
     if cfg.compile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from calf.data.cases import Layout
+from calf.data.cases import Case, Layout
 from calf.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calf.inference import Recipe
 
 NETWORK = "network."  # where Segmenter keeps it
+ANY = "image"  # what a network that takes any modality calls its image
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,19 @@ class Trained:
         from calf.inference import Recipe
         from calf.windows import Windows
 
+        if parts := self.config.dataset.get("parts"):
+            first, *others = ({**part.preparation, "modalities": None} for part in parts.values())
+            if any(other != first for other in others):
+                raise ValueError(
+                    "the data sets that this network was trained on were prepared differently, so there is no one way to prepare "
+                    "new images: expected the same preparation in all parts of dataset"
+                )
         patch = self.config.dataset.get("patch")
         windows = Windows(checked_patch(patch), **self.config.windows) if patch else None
-        return Recipe.of_run(self.folder, self.config.dataset.get("neighbours", 0), windows)
+        recipe = Recipe.of_run(self.folder, self.config.dataset.get("neighbours", 0), windows)
+        if not self.one_modality:
+            return recipe
+        return replace(recipe, preparation=replace(recipe.preparation, modalities=(ANY,), onto=None))
 
     @property
     def batch_size(self) -> int:
@@ -86,6 +97,20 @@ class Trained:
         )
         return network.eval()
 
-    def layout(self, root: str) -> Layout:
-        """The layout of the run's data set, with its files in another place."""
-        return instantiate(self.config.dataset.layout, root=root, _convert_="all")
+    @property
+    def one_modality(self) -> bool:
+        """Whether every modality was a sample of its own, so that the network takes any of them, one at a time."""
+        return self.config.dataset.get("samples", "slices") == "modalities"
+
+    def cases(self, root: str) -> list[Case]:
+        """Every case of the run's data set, with its files in another place; each modality by itself if it was trained so."""
+        layout: Layout = instantiate(self.config.dataset.layout, root=root, _convert_="all")
+        if not self.one_modality:
+            return layout.cases()
+        wanted = self.config.dataset.preparation.modalities or layout.modalities
+        return [
+            replace(case, id=f"{case.id}-{modality}", images={ANY: case.images[modality]})
+            for case in layout.cases()
+            for modality in wanted
+            if modality in case.images
+        ]

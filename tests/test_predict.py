@@ -20,13 +20,14 @@ from tests.tiny import tiny
 
 RESAMPLED = ("dataset.preparation.spacing_mm=[4,8,10]", "dataset.preparation.crop=foreground", "dataset.neighbours=1")
 RUNS = {"one": (), "classes": ("dataset.target=classes", "loss=dice_ce"), "resampled": RESAMPLED}
+SINGLY = ("dataset.samples=modalities",)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, composed: Callable) -> dict[str, run.RunPlan]:
     """A short run of each kind."""
     place, plans = tmp_path_factory.mktemp("predict"), {}
-    for name, overrides in RUNS.items():
+    for name, overrides in {**RUNS, "singly": SINGLY}.items():
         cfg = composed(*tiny(place, f"name={name}", "loss=dice", "optim.lr=1e-2", "trainer.max_epochs=8", *overrides))
         HydraConfig.instance().set_config(cfg)
         run.run(cfg)
@@ -156,3 +157,35 @@ def test_a_checkpoint_with_code_in_it_is_not_run(runs, tmp_path):
 class Trap:
     def __reduce__(self) -> tuple:
         return (open, ("sprung", "w"))
+
+
+def test_a_network_of_single_modalities_predicts_each_alone(runs, tmp_path):
+    planned = runs["singly"]
+    best = planned.folder.checkpoints / "best.ckpt"
+    assert calf(best, "--data-root", planned.config["data_root"], "--out", tmp_path / "all").exit_code == 0
+    assert len(list((tmp_path / "all").glob("*.nii.gz"))) == 6 * 4
+    case_id = next(iter(planned.folder.predictions.glob("*flair*"))).name.removesuffix(".nii.gz")
+    patient = case_id.partition(":")[0]
+    expected = voxels(planned.folder.predictions / f"{case_id}.nii.gz")
+    assert (voxels(tmp_path / "all" / f"{patient}-flair.nii.gz") != expected).mean() < 1e-4
+    (image,) = Path(planned.config["data_root"]).rglob(f"{patient}_flair.nii.gz")
+    done = calf(best, image, "--out", tmp_path / "one", "--name", "p9")
+    assert done.exit_code == 0, done.output
+    assert np.array_equal(voxels(tmp_path / "one" / "p9.nii.gz"), voxels(tmp_path / "all" / f"{patient}-flair.nii.gz"))
+
+
+def test_nothing_that_is_there_is_replaced_unasked(runs, tmp_path):
+    planned = runs["singly"]
+    image = next(Path(planned.config["data_root"]).rglob("*_t1.nii.gz"))
+    here = shutil.copy(image, tmp_path / "t1.nii.gz")
+    before = Path(here).read_bytes()
+    best = planned.folder.checkpoints / "best.ckpt"
+    done = calf(best, here, "--out", tmp_path, "--overwrite")
+    assert done.exit_code == 1
+    assert "is one of the images" in done.output
+    assert Path(here).read_bytes() == before
+    assert calf(best, here, "--out", tmp_path / "out").exit_code == 0
+    again = calf(best, here, "--out", tmp_path / "out")
+    assert again.exit_code == 1
+    assert "is there already, perhaps of another patient (1 of 1 are)" in again.output.replace("\n", " ")
+    assert calf(best, here, "--out", tmp_path / "out", "--overwrite").exit_code == 0

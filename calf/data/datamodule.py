@@ -180,7 +180,7 @@ class SliceData(pl.LightningDataModule):
     def part(self, name: str) -> NDArray[np.int64]:
         """Slice numbers of ``train``, ``val`` or ``test``; nobody learns from slices that nobody annotated."""
         indices = self.store.slices_of(set(getattr(self.division, name)))
-        if name == "train":
+        if name == "train" or (self.filter.filters and name in self.filter.parts):
             indices = indices[self.store.labelled[indices]]
         return self._filtered(indices, name)
 
@@ -191,11 +191,11 @@ class SliceData(pl.LightningDataModule):
 
     @property
     def kept(self) -> dict[str, dict[str, int]]:
-        """Of each part, how many slices there are, how many the filter kept, and how many of these show the target."""
+        """Of each part, how many annotated slices there are, how many the filter kept, and how many of these show the target."""
         found = {}
         for name in ("train", "val", "test"):
             listed = self.store.slices_of(set(getattr(self.division, name)))
-            kept = self.part(name)
+            listed, kept = (indices[self.store.labelled[indices]] for indices in (listed, self.part(name)))
             shown = int((self.store.areas[kept] > 0).any(axis=1).sum())
             found[name] = {"slices": len(listed), "kept": len(kept), "with_target": shown}
         return found

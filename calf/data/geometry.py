@@ -13,6 +13,7 @@ from typing import Any, Self
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import zoom
 
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 FITS = ("pad", "resize")
@@ -83,12 +84,12 @@ class Geometry:
     def restore(self, masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Stored masks of all slices, (S, *size), as a RAS volume of ``shape``; 0 outside the crop.
 
-        Exact after padding and cropping, nearest neighbour where the volume was resampled or its slices resized.
+        Exact after padding and cropping; where the volume was resampled or its slices resized see :func:`resample_mask`.
         """
         if masks.shape != (self.grid[0], *self.size):
             raise ValueError(f"expected the masks of all {self.grid[0]} slices, {(self.grid[0], *self.size)}, got {masks.shape}")
         volume = from_slices(unfit_slices(masks, *self.grid[1:], self.fit), self.plane)
-        kept = nearest(volume, tuple(end - start for start, end in self.crop))
+        kept = resample_mask(volume, tuple(end - start for start, end in self.crop))
         if kept.shape == self.shape:
             return np.ascontiguousarray(kept)
         restored = np.zeros(self.shape, np.uint8)
@@ -117,6 +118,24 @@ def from_slices(slices: NDArray, plane: str) -> NDArray:
     return np.moveaxis(slices[:, ::-1, ::-1].swapaxes(1, 2), 0, PLANES[plane])
 
 
+def resample_mask(mask: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A mask on a grid of other voxels over the same extent.
+
+    Along axes that gain voxels each takes the value of the voxel its centre lies in. Along axes that lose some it takes the value
+    that weighs most in the linear interpolation to its centre, the lowest of those that weigh the same. Nearest neighbour would
+    not do there: with half as many voxels every centre lies on a border, and the mask would move half a voxel away from the
+    image.
+    """
+    kept = tuple(min(new, old) for new, old in zip(shape, mask.shape, strict=True))
+    if kept != mask.shape:
+        codes = np.unique(mask)
+        factors = np.divide(kept, mask.shape).tolist()
+        shares = [zoom((mask == code).astype(np.float32), factors, order=1, mode="nearest", grid_mode=True) for code in codes]
+        # what is a tie on paper is one within the rounding of the weights, too
+        mask = codes[np.argmax(np.round(shares, 4), axis=0)]
+    return nearest(mask, shape)
+
+
 def nearest(volume: NDArray, shape: tuple[int, ...]) -> NDArray:
     """The volume on a grid of other voxels over the same extent, each taking the value of the voxel its centre lies in."""
     if volume.shape == shape:
@@ -143,20 +162,21 @@ def box_in(size: tuple[int, int], rows: int, columns: int, fit: str) -> tuple[in
 
 
 def fit_slices(slices: NDArray[np.uint8], size: tuple[int, int], fit: str, masks: bool) -> NDArray[np.uint8]:
-    """Slices (S, rows, columns) padded with 0 or resized to ``size``: images linearly, masks by nearest neighbour."""
+    """Slices (S, rows, columns) padded with 0 or resized to ``size``: images linearly, masks by :func:`resample_mask`."""
     top, bottom, left, right = box_in(size, slices.shape[1], slices.shape[2], fit)
     fitted = np.zeros((len(slices), *size), np.uint8)
     if fit == "pad":
         fitted[:, top:bottom, left:right] = slices
         return fitted
-    how = cv2.INTER_NEAREST_EXACT if masks else cv2.INTER_LINEAR
+    if masks:
+        return resample_mask(slices, (len(slices), *size))
     for index, plane in enumerate(slices):
-        fitted[index] = cv2.resize(np.ascontiguousarray(plane), (size[1], size[0]), interpolation=how)
+        fitted[index] = cv2.resize(np.ascontiguousarray(plane), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     return fitted
 
 
 def unfit_slices(slices: NDArray[np.uint8], rows: int, columns: int, fit: str) -> NDArray[np.uint8]:
-    """Masks (S, *size) back to their own rows and columns: exact after padding, nearest neighbour after resizing."""
+    """Masks (S, *size) back to their own rows and columns: exact after padding, by :func:`resample_mask` after resizing."""
     if fit == "resize":
         return fit_slices(slices, (rows, columns), "resize", masks=True)
     top, bottom, left, right = box_in((slices.shape[1], slices.shape[2]), rows, columns, fit)

@@ -10,7 +10,7 @@ from calf.data.build import StorePlan, left_out, open_store
 from calf.data.joined import JoinedStore, joined_folder, joined_key
 from calf.data.leakage import across, groups_of, lines, same_persons
 from calf.data.splits import Split, Splitter, divide
-from calf.data.views import view_of
+from calf.data.views import view_of, whole_cases
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ class JoinedPlan:
             LeakageError: the same person in two parts, with ``duplicates=error``.
             ValueError: a part that is trained on cannot be split.
         """
-        pairs = across({name: part.cases for name, part in store.parts.items()}, self.duplicates)
+        pairs = across({name: whole_cases(part) for name, part in store.parts.items()}, self.duplicates)
         roles = self._roles(store)
         said = lines(pairs, self.duplicates)
         if self.duplicates == "group":
-            everyone = same_persons({name: part.cases for name, part in store.parts.items()})
+            everyone = same_persons({name: whole_cases(part) for name, part in store.parts.items()})
             said += self._most_held_out(roles, [group for group in groups_of(everyone) if len({name for name, _ in group}) > 1])
         names = store.renamed("patient")
 

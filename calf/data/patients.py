@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calf.data.leakage import groups_within
-from calf.data.views import Samples
+from calf.data.views import Samples, whole_cases
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Patient:
 
 def patients_of(samples: Samples, duplicates: str = "group") -> list[Patient]:
     """The persons of a store, sorted; who is the same, see :func:`calf.data.leakage.groups_within`."""
-    together = {name: group for group in groups_within(samples.cases, duplicates) for name in group}
+    together = {name: group for group in groups_within(whole_cases(samples), duplicates) for name in group}
     volume = _volumes_mm3(samples)
     members: dict[tuple[str, ...], list[int]] = {}
     for number, case in enumerate(samples.cases):

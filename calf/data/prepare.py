@@ -10,7 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
-from calf.data.geometry import FITS, PLANES, Box, Geometry, Shape, box_in, fit_slices, nearest, slice_grid, to_slices
+from calf.data.geometry import (
+    FITS,
+    PLANES,
+    Box,
+    Geometry,
+    Shape,
+    box_in,
+    fit_slices,
+    nearest,
+    resample_mask,
+    slice_grid,
+    to_slices,
+)
 from calf.data.volumes import Grid
 
 NORMALISATIONS = ("volume_percentile", "slice_minmax", "zscore", "window")
@@ -33,13 +45,13 @@ class Preparation:
         plane: axial, coronal or sagittal. Rows run towards the feet or the back, columns towards the patient's left
             (sagittal: towards the back), so that slices look as a radiologist expects them.
         spacing_mm: of the voxels (x, y, z in RAS order) that volumes are resampled to, as nearly as a whole number of voxels
-            over the same extent allows; None: as they are. Masks take the nearest voxel. Scores are still those of the file's
-            own voxels, to which predictions are brought back.
+            over the same extent allows; None: as they are. Masks as :func:`calf.data.geometry.resample_mask` says. Scores are
+            those of the file's own voxels all the same, to which predictions are brought back.
         order: of the spline that resamples images: 0 nearest, 1 linear, 3 cubic.
         crop: ``foreground``: to the smallest box that holds what is not background in some modality.
         size: rows and columns of a stored slice; None: the largest slice of the data set, up to the next multiples of 32.
-        fit: ``pad`` centres the slice in ``size`` (a larger one is an error); ``resize`` interpolates images linearly and masks
-            by nearest neighbour.
+        fit: ``pad`` centres the slice in ``size`` (a larger one is an error); ``resize`` interpolates images linearly; masks as
+            with ``spacing_mm``.
         normalise: ``volume_percentile`` maps the two percentiles of the volume's foreground to 0 and 255, and background to 0;
             ``zscore`` maps the mean of the foreground minus and plus five standard deviations, and background to 0;
             ``window`` maps ``window``, the same for every case, as CT wants it; ``slice_minmax`` maps each slice's minimum and
@@ -152,7 +164,7 @@ def cut(images: NDArray[np.float32], masks: Sequence[NDArray[np.uint8]], grid: G
         cut_images[:, index] = slices
     cut_masks = np.empty((shape[0], len(masks), *shape[1:]), np.uint8)
     for index, mask in enumerate(masks):
-        cut_masks[:, index] = to_slices(nearest(mask[kept], resampled), preparation.plane)
+        cut_masks[:, index] = to_slices(resample_mask(mask[kept], resampled), preparation.plane)
     return Slices(cut_images, cut_masks, crop, resampled)
 
 

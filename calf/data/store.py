@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from calf.data.cases import Target
 from calf.data.geometry import Geometry
 
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,11 @@ class Samples(Protocol):
     def slices_of(self, patients: set[str]) -> NDArray[np.int64]: ...
 
 
+def whole_cases(samples: Samples) -> list[StoredCase]:
+    """The cases by the names their data set gives them, which is how people are recognised, each once."""
+    return samples.store.cases if isinstance(samples, ModalitySamples) else samples.cases
+
+
 def view_of(store: SliceStore, samples: str) -> Samples:
     """The store itself (``slices``: all modalities of a slice are one sample), or :class:`ModalitySamples` (``modalities``)."""
     if samples not in SAMPLES:

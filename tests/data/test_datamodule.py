@@ -8,6 +8,7 @@ import torch
 
 from calf.data.datamodule import OrderedBatches, SliceBatches, SliceData
 from calf.data.prepare import Preparation
+from calf.data.sampling import RatioFilter
 from calf.data.splits import Holdout, check_parts
 from tests.data.toy import PartlyLabelled, ToyLayout
 
@@ -87,3 +88,17 @@ def test_too_few_patients_are_refused(tmp_path):
     data = toy_data(tmp_path, layout=ToyLayout(tmp_path / "few", num_cases=3))
     with pytest.raises(ValueError, match="too few patients"):
         data.part("train")
+
+
+def test_a_filter_of_tested_slices_is_of_those_that_are_scored(tmp_path):
+    """Slices that nobody annotated would make up the share without target, and then not be scored."""
+    data = toy_data(
+        tmp_path, layout=PartlyLabelled(tmp_path / "toy"), target="core", filter=RatioFilter(0.6, "image", ("val", "test"))
+    )
+    kept = data.part("test")
+    assert data.store.labelled[kept].all()
+    shown = (data.store.areas[kept] > 0).any(axis=1)
+    # of each case three slices are annotated and two show core: all that show it stay, and every fourth without
+    assert shown.mean() == pytest.approx(0.6, abs=0.1)
+    assert data.kept["test"]["kept"] == len(kept)
+    assert data.kept["test"]["slices"] == data.store.labelled[data.store.slices_of(set(data.division.test))].sum()

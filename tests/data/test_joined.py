@@ -15,7 +15,7 @@ from calf.data.maps import DistanceMaps
 from calf.data.prepare import Preparation
 from calf.data.sampling import Balanced, RatioFilter, numbers_at_ratio
 from calf.data.splits import Holdout, LeaveOnePatientOut, divide
-from calf.data.views import ModalitySamples, Samples
+from calf.data.views import ModalitySamples, Samples, whole_cases
 from tests.data.sites import Site, planned
 
 PREPARED = Preparation(size=(16, 16))
@@ -285,3 +285,25 @@ def test_a_join_is_composed_from_the_files_of_its_parts(composed, tmp_path):
     assert len(joined.store) == 120
     assert joined.store.part_of_case["old:BraTS20_Training_001"] == "old"
     assert next(iter(joined.train_dataloader()))["image"].shape[1:] == (4, 32, 32)
+
+
+def test_modalities_as_samples_do_not_hide_who_a_case_is(folder):
+    """A case is known by its own name, not by ``<case>:<modality>``."""
+    parts = {
+        "old": Part(planned(folder, "known_old", seed=7, site="o", num_cases=16), Holdout(0.25, 0.25), samples="modalities"),
+        "new": Part(
+            planned(
+                folder, "known_new", seed=8, site="n", num_cases=16, aliases={f"patient{n}": (f"ocase{2 * n}",) for n in range(8)}
+            ),
+            Holdout(0.25, 0.25, seed=5),
+            samples="modalities",
+        ),
+    }
+    plan = JoinedPlan(parts, None, None, "group")
+    store = plan.open(workers=1)
+    split, _ = plan.divide(store)
+    for number in range(8):
+        person = {f"opatient{number}", f"npatient{number}"}
+        assert len([part for part in (split.train, split.val, split.test) if person & set(part)]) == 1
+    # nor does a bare number become a name by the modality that stands behind it
+    assert not [case.id for part in store.parts.values() for case in whole_cases(part) if ":" in case.id]

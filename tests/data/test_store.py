@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from calf.data.build import PreparationError, open_store, plan_store
-from calf.data.geometry import from_slices
-from calf.data.prepare import Preparation
+from calf.data.geometry import from_slices, resample_mask
+from calf.data.prepare import Preparation, cut
 from calf.data.restore import CaseCollector, write_mask
 from calf.data.store import SliceStore
-from calf.data.volumes import write_volume
+from calf.data.volumes import Grid, write_volume
 from tests.data.toy import PartlyLabelled, ToyLayout
 
 
@@ -244,7 +244,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from calf.data.build import open_store, plan_store
-from calf.data.prepare import Preparation
+from calf.data.prepare import Preparation, cut
 from tests.data.toy import ToyLayout
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -265,3 +265,36 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path):
     assert SliceStore(small.folder).read(np.arange(36)).sum() > 0
     again = open_store(plan_store("toy", layout, "whole", Preparation(), tmp_path / "stores"), workers=1)
     assert len(again) == 36
+
+
+@pytest.mark.parametrize(
+    "way", [{"spacing_mm": (2.0, 3.0, 3.0)}, {"fit": "resize", "size": (24, 20)}, {"spacing_mm": (4.0, 6.0, 3.0)}]
+)
+def test_masks_do_not_move_against_their_images(tmp_path, way):
+    """With half as many voxels each centre lies on a border, where nearest neighbour would always take the same side."""
+    rng, shifts = np.random.default_rng(0), []
+    for _ in range(30):
+        begin, length = rng.integers(4, 20, 2), rng.integers(6, 20, 2)
+        mask = np.zeros((40, 48, 2), np.uint8)
+        mask[begin[0] : begin[0] + length[0], begin[1] : begin[1] + length[1]] = 1
+        grid = Grid(mask.shape, np.eye(4), (1.0, 1.5, 3.0), mask.shape, np.eye(4), 1)
+        preparation = Preparation(normalise="window", window=(0, 1), **way)
+        slices = cut(mask[None].astype(np.float32), [mask], grid, preparation)
+        size = preparation.size or slices.images.shape[-2:]
+        image, coarse = slices.planes(size, preparation.fit)[0].astype(float)
+        for axis in (0, 1):
+            shifts.append(centre(coarse, axis) - centre(image, axis))
+    assert abs(np.mean(shifts)) < 0.06
+
+
+def centre(weights: np.ndarray, axis: int) -> float:
+    along = weights.sum(axis=1 - axis)
+    return float((along * np.arange(len(along))).sum() / along.sum())
+
+
+def test_a_single_voxel_survives_on_a_finer_grid_and_comes_back():
+    mask = np.zeros((3, 4, 5), np.uint8)
+    mask[1, 2, 3], mask[0, 0, 0] = 1, 2
+    fine = resample_mask(mask, (6, 8, 15))
+    assert (np.bincount(fine.ravel())[1:] == 12).all()
+    assert np.array_equal(resample_mask(fine, mask.shape), mask)
