@@ -18,7 +18,7 @@ from calf.data.cases import Case, Target
 from calf.data.geometry import Geometry, slice_grid
 from calf.data.prepare import Preparation, cut
 from calf.data.volumes import read_images
-from calf.module import encode_prediction, finest
+from calf.module import encode_prediction, finest, in_unit_range
 from calf.runfolder import RunFolder
 from calf.windows import Windows, as_volume
 
@@ -118,7 +118,7 @@ def _batches(planes: NDArray[np.uint8], neighbours: int, batch_size: int, device
 @torch.inference_mode()
 def _logits(network: Callable[[Tensor], Any], image: Tensor, target: Target, mirror: bool) -> Tensor:
     """Logits of stored images uint8 (B, C, *S); of the mean probabilities if mirrored along every combination of axes."""
-    scaled = image.float() / 255
+    scaled = in_unit_range(image)
     if not mirror:
         return finest(network(scaled))
     total = torch.zeros((), device=image.device)

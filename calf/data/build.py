@@ -27,7 +27,7 @@ from rich.progress import track
 
 from calf.data.cases import Case, Layout, Target
 from calf.data.geometry import Geometry, slice_grid
-from calf.data.prepare import Preparation, Slices, cut, whole
+from calf.data.prepare import Preparation, Slices, cut
 from calf.data.store import VERSION, SliceStore, areas_of
 from calf.data.views import Samples
 from calf.data.volumes import CaseVolumes, VolumeError, content_digest, encode_target, files_of, read_case
@@ -83,12 +83,13 @@ def plan_store(name: str, layout: Layout, target: str, preparation: Preparation,
     cases = [case for case in listed if case.mask is not None]
     if not cases:
         raise ValueError("no case of this data set has a mask: nothing can be trained or scored")
+    read = {*modalities, *([preparation.onto] if preparation.onto else [])}
     digests = _digests([path for case in cases for path in case.files()], stores_dir)
     inputs = [
         {
             "id": case.id,
             "patient": case.patient,
-            "images": {m: [digests[str(i.path)], i.channel] for m, i in case.images.items() if m in modalities},
+            "images": {m: [digests[str(i.path)], i.channel] for m, i in case.images.items() if m in read},
             "mask": digests[str(case.mask)],
             "reference": digests[str(case.reference)] if case.reference else None,
             "subset": case.subset,
@@ -233,7 +234,7 @@ def _prepare_part(case: Case, plan: StorePlan, part: Path) -> str | None:
         slices = cut(volumes.images, masks, volumes, preparation)
     except ValueError as error:
         return str(error)
-    geometry = slices.geometry(volumes, preparation, (1, 1))
+    geometry = slices.geometry(volumes, preparation, (1, 1))  # the size of all planes is known when every case is cut
     masks_kept = 1 + plan.has_reference
     labelled = np.ones(len(slices.masks), bool) if annotated is None else slices.masks[:, masks_kept:].any(axis=(1, 2, 3))
     entry = {
@@ -253,7 +254,7 @@ def _prepare_part(case: Case, plan: StorePlan, part: Path) -> str | None:
             images=slices.images,
             masks=slices.masks[:, :masks_kept],
             labelled=labelled,
-            truth=np.zeros(0, np.uint8) if _unchanged(geometry, preparation) else np.ascontiguousarray(truth),
+            truth=np.zeros(0, np.uint8) if geometry.unchanged else np.ascontiguousarray(truth),
         )
     partial.replace(part)
     return None
@@ -270,11 +271,6 @@ def _annotated(case: Case, volumes: CaseVolumes, preparation: Preparation) -> ND
     if not annotated.any():
         raise VolumeError(f"case {case.id}: no slice of its mask {case.mask} shows a label, so none is annotated: leave it out")
     return annotated
-
-
-def _unchanged(geometry: Geometry, preparation: Preparation) -> bool:
-    """Whether planes hold the file's own voxels, whatever their size will be."""
-    return preparation.fit == "pad" and geometry.crop == whole(geometry.shape) and geometry.resampled == geometry.shape
 
 
 def _join(plan: StorePlan, cases: list[Case], bad: dict[str, str], parts: Path) -> None:

@@ -18,7 +18,6 @@ from calf.data.geometry import (
     Shape,
     box_in,
     fit_slices,
-    nearest,
     resample_mask,
     slice_grid,
     to_slices,
@@ -27,7 +26,7 @@ from calf.data.volumes import Grid
 
 NORMALISATIONS = ("volume_percentile", "slice_minmax", "zscore", "window")
 CROPS = ("none", "foreground")
-ORDERS = (0, 1, 3)
+ORDERS = (1, 3)
 Z_LIMIT = 5.0  # standard deviations on either side of the mean that the 256 levels span
 
 
@@ -47,7 +46,7 @@ class Preparation:
         spacing_mm: of the voxels (x, y, z in RAS order) that volumes are resampled to, as nearly as a whole number of voxels
             over the same extent allows; None: as they are. Masks as :func:`calf.data.geometry.resample_mask` says. Scores are
             those of the file's own voxels all the same, to which predictions are brought back.
-        order: of the spline that resamples images: 0 nearest, 1 linear, 3 cubic.
+        order: of the spline that resamples images: 1 linear, 3 cubic.
         crop: ``foreground``: to the smallest box that holds what is not background in some modality.
         size: rows and columns of a stored slice; None: the largest slice of the data set, up to the next multiples of 32.
         fit: ``pad`` centres the slice in ``size`` (a larger one is an error); ``resize`` interpolates images linearly; masks as
@@ -97,11 +96,6 @@ class Preparation:
             max(1, round(length * have / want)) for length, have, want in zip(shape, spacing_mm, self.spacing_mm, strict=True)
         )
         return x, y, z
-
-    def largest(self, grid: Grid) -> tuple[int, int]:
-        """Rows and columns that slices of this volume have at most: exactly these without cropping."""
-        _, rows, columns = slice_grid(self.resampled(grid.ras_shape, grid.spacing_mm), self.plane)
-        return rows, columns
 
     def check_fits(self, rows: int, columns: int) -> None:
         """Raise a ValueError if slices of this size do not fit the chosen one."""
@@ -213,7 +207,7 @@ def normalise_volume(volume: NDArray[np.float32], empty: NDArray[np.bool_] | Non
     else:
         low, high = np.percentile(inside, preparation.percentiles)
     exact: NDArray[np.float32] = _scale(inside, low, high)
-    scaled = _quantised(exact) if preparation.spacing_mm is None or preparation.order == 0 else exact
+    scaled = _quantised(exact) if preparation.spacing_mm is None else exact
     filled = np.zeros_like(volume, scaled.dtype)
     filled.ravel(order="K")[slice(None) if kept is None else kept] = scaled
     return filled
@@ -230,8 +224,6 @@ def resample(volume: NDArray, shape: Shape, order: int) -> NDArray:
     """The volume on a grid of other voxels over the same extent, by a spline; beyond the outermost centres it stays as it is."""
     if volume.shape == shape:
         return volume
-    if order == 0:
-        return nearest(volume, shape)
     factors = np.divide(shape, volume.shape)
     # zoom chooses the length by rounding old * factor, which is the new one
     return zoom(volume, factors.tolist(), order=order, mode="nearest", grid_mode=True)  # type: ignore[call-overload]

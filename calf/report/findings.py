@@ -16,7 +16,6 @@ from calf.report.statistics import compare
 from calf.report.summary import BLOCK, summarise
 from calf.report.training import diverged, histories
 
-CHARTER = ("dice", "specificity", "sensitivity", "precision", "mae")
 BASELINE = "bce"
 Row = tuple[str, str]  # model, loss
 

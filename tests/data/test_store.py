@@ -176,6 +176,16 @@ def test_the_key_follows_content_and_settings_not_place_or_time(tmp_path):
     assert plan_store("toy", first, "whole", Preparation(), tmp_path / "stores").key != keys["one"]
 
 
+def test_the_image_whose_grid_the_others_are_brought_to_is_part_of_the_key(tmp_path):
+    layout, preparation = ToyLayout(tmp_path / "toy"), Preparation(modalities=("a",), onto="b")
+    before = plan_store("toy", layout, "whole", preparation, tmp_path / "stores").key
+    image = tmp_path / "toy" / "case0_b.nii.gz"
+    image.write_bytes(image.read_bytes() + b"\0")
+    assert plan_store("toy", layout, "whole", preparation, tmp_path / "stores").key != before
+    alone = Preparation(modalities=("a",))
+    assert plan_store("toy", layout, "whole", alone, tmp_path / "stores").key != before
+
+
 def test_a_bad_case_is_named_and_the_others_are_kept(tmp_path):
     layout = ToyLayout(tmp_path / "toy")
     layout.ensure()

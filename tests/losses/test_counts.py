@@ -7,21 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from calf.losses.counts import errors_of_classes, soft_counts
+from tests.losses.counted import CHANNELS, GENERATOR, INDICES, LOGITS, forms
 from tests.losses.zoo import build, value_and_gradient
 
 NEARLY_PERFECT = ["dice", "tversky", "focal_tversky", "squared_dice", "generalized_dice", "mcc"]
 NEARLY_PERFECT += ["unified_focal", "combo", "exponential_logarithmic"]
-GENERATOR = torch.Generator().manual_seed(0)
-LOGITS = 3 * torch.randn(3, 4, 7, 6, 5, generator=GENERATOR)
-INDICES = torch.randint(0, 3, (3, 7, 6, 5), generator=GENERATOR)  # class 3 is absent
-INDICES[1].clamp_(max=1)
-CHANNELS = (torch.rand(3, 4, 7, 6, 5, generator=GENERATOR) > 0.8).float()
-CHANNELS[0, 0] = 0
-CHANNELS[1, 1] = 1
-CHANNELS[2, 2] = 0
-CHANNELS[2, 2, 3, 3, 3] = 1
-
-forms = pytest.mark.parametrize("target", [INDICES, CHANNELS], ids=["exclusive", "sigmoid"])
 
 
 def two_classes(logits, target):

@@ -5,30 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from calf.losses.contract import EMPTY
 from calf.losses.generalized_dice import GeneralizedDiceLoss, PenalizedGeneralizedDiceLoss
+from tests.losses.counted import CHANNELS, INDICES, LOGITS, every_empty, forms, probabilities
 from tests.losses.zoo import value_and_gradient
-
-GENERATOR = torch.Generator().manual_seed(0)
-LOGITS = 3 * torch.randn(3, 4, 7, 6, 5, generator=GENERATOR)
-INDICES = torch.randint(0, 3, (3, 7, 6, 5), generator=GENERATOR)  # class 3 is absent
-INDICES[1].clamp_(max=1)
-CHANNELS = (torch.rand(3, 4, 7, 6, 5, generator=GENERATOR) > 0.8).float()
-CHANNELS[0, 0] = 0
-CHANNELS[1, 1] = 1
-CHANNELS[2, 2] = 0
-CHANNELS[2, 2, 3, 3, 3] = 1
-
-forms = pytest.mark.parametrize("target", [INDICES, CHANNELS], ids=["exclusive", "sigmoid"])
-every_empty = pytest.mark.parametrize("empty", EMPTY)
-
-
-def probabilities(target, empty):
-    """Probabilities and truth as (images, channels, voxels) in float64; with ``empty=batch`` the batch is one image."""
-    p = LOGITS.double().softmax(1) if target is INDICES else LOGITS.double().sigmoid()
-    y = torch.nn.functional.one_hot(target, 4).movedim(-1, 1) if target is INDICES else target
-    p, y = (x.double().flatten(2).numpy() for x in (p, y))
-    return [np.concatenate(list(x), axis=-1)[None] if empty == "batch" else x for x in (p, y)]
 
 
 def generalized_dice_score(p, y, power, empty):
