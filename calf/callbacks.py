@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from calf.data.restore import write_mask
+from calf.data.restore import write_mask, write_probabilities
 from calf.files import write_text
 from calf.losses.contract import TakesBranches
 from calf.pictures import overlay, slices_to_show
@@ -151,17 +151,29 @@ class BranchTrace(pl.Callback):
 
 
 class Predictions(pl.Callback):
-    """``predictions/<case>.nii.gz``: the tested masks, in the grid of the case's own files, as soon as a case is complete."""
+    """The tested cases, in the grid of their own files, as soon as a case is complete.
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
+    ``predictions/<case>.nii.gz``, the masks; ``probabilities/<case>-<name>.nii.gz``, the probability of each target name in
+    steps of 1/255.
+
+    Args:
+        folder: of the run.
+        masks, probabilities: which of the two to write.
+    """
+
+    def __init__(self, folder: RunFolder, masks: bool = True, probabilities: bool = False) -> None:
+        self.folder, self.masks, self.probabilities = folder, masks, probabilities
 
     def on_test_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, pl_module: Segmenter, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        cases = pl_module.data.store.cases
-        for number, mask in outputs["cases"]:
-            write_mask(self.folder.predictions / f"{cases[number].id}.nii.gz", mask, cases[number])
+        for number, mask, probabilities in outputs["cases"]:
+            case = pl_module.data.store.cases[number]
+            if self.masks:
+                write_mask(self.folder.predictions / f"{case.id}.nii.gz", mask, case)
+            if self.probabilities:
+                for name, volume in zip(pl_module.target.names, probabilities, strict=True):
+                    write_probabilities(self.folder.probabilities / f"{case.id}-{name}.nii.gz", volume, case)
 
 
 class Pictures(pl.Callback):

@@ -17,11 +17,12 @@ from torch.func import functional_call
 
 from calf.data.cases import Target
 from calf.data.joined import JoinedStore
-from calf.data.restore import CaseCollector
+from calf.data.restore import CaseCollector, Restored
 from calf.losses.contract import Explores, FollowsEpochs, ObservesDataset, TakesDistanceMaps
 from calf.metrics.overlap import SliceCounts, count_slices
 from calf.metrics.protocol import Protocol
 from calf.metrics.scores import POOLED
+from calf.tested import VolumeRows
 from calf.windows import Windows, as_volume
 
 if TYPE_CHECKING:
@@ -58,6 +59,17 @@ def encode_prediction(logits: Tensor, target: Target) -> Tensor:
     positive = (logits > 0).to(torch.uint8)
     bits = torch.arange(len(target.names), device=logits.device, dtype=torch.uint8)
     return (positive << bits.view(1, -1, *[1] * (logits.ndim - 2))).sum(dim=1, dtype=torch.uint8)
+
+
+def foreground_probabilities(logits: Tensor, target: Target) -> Tensor:
+    """Logits (B, C, *S) as probabilities of each target name, uint8 (B, names, *S) with 255 for 1.
+
+    Where names do not exclude each other, 128 and above are what :func:`encode_prediction` takes for foreground.
+    """
+    if target.exclusive:
+        return (logits.float().softmax(dim=1)[:, 1:] * 255).round().to(torch.uint8)
+    rounded = (logits.float().sigmoid() * 255).round()
+    return torch.where(logits > 0, rounded.clamp(min=128), rounded.clamp(max=127)).to(torch.uint8)
 
 
 def inside(box: Tensor, size: Sequence[int]) -> Tensor:
@@ -101,6 +113,7 @@ class Segmenter(pl.LightningModule):
         channels_last: memory format of the batches.
         augment: how training batches are varied, if they are; what is drawn follows from seed, epoch, batch and rank alone.
         windows: how a network in 3-D sees a whole case; None: the network takes slices.
+        keep_probabilities: whether tested cases come with their probabilities also where the protocol needs none.
     """
 
     def __init__(
@@ -115,12 +128,13 @@ class Segmenter(pl.LightningModule):
         channels_last: bool = False,
         augment: Augmentation | None = None,
         windows: Windows | None = None,
+        keep_probabilities: bool = False,
     ) -> None:
         super().__init__()
         self.network, self.loss = network, loss
         self.optimizer, self.scheduler = optimizer, scheduler
         self.target, self.protocol, self.seed, self.augment = target, protocol, seed, augment
-        self.windows = windows
+        self.windows, self.keep_probabilities = windows, keep_probabilities
         formats = (torch.contiguous_format, torch.channels_last if windows is None else torch.channels_last_3d)
         self.memory_format = formats[channels_last]
         self.takers = [part for part in loss.modules() if isinstance(part, TakesDistanceMaps)]
@@ -237,35 +251,37 @@ class Segmenter(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         self.log_dict(self.train_scores(), sync_dist=False)
 
-    def predict(self, image: Tensor, box: Tensor) -> Tensor:
-        """Masks, uint8 (B, H, W), of slices (B, C, H, W) with their boxes (B, 4); in 3-D these are all slices of one case."""
+    def logits_of_slices(self, image: Tensor, box: Tensor) -> Tensor:
+        """Logits of slices (B, C, H, W) with their boxes (B, 4); in 3-D these are all slices of one case."""
         if self.windows is None:
-            return encode_prediction(self(image), self.target)
+            logits: Tensor = self(image)
+            return logits
         windowed = partial(self.windows, self, batch_size=self.data.batch_size)
-        return encode_prediction(as_volume(windowed, in_unit_range(image), box[0].tolist()), self.target)
+        return as_volume(windowed, in_unit_range(image), box[0].tolist())
 
-    def _count(self, batch: Batch) -> Tensor:
-        """Count a batch of slices; returns the predicted masks, uint8 (B, H, W)."""
-        predicted = self.predict(batch["image"], batch["box"])
-        if self.by_case:
-            return predicted
+    def predict(self, image: Tensor, box: Tensor) -> Tensor:
+        """Masks, uint8 (B, H, W), of the slices that :meth:`logits_of_slices` takes."""
+        return encode_prediction(self.logits_of_slices(image, box), self.target)
+
+    def _count(self, batch: Batch, predicted: Tensor) -> None:
+        """Count a batch of slices with the predicted masks, uint8 (B, H, W)."""
         truth, labelled = batch["reference"], batch["labelled"]
         valid = inside(batch["box"], truth.shape[1:])
         counts = count_slices(foreground(predicted, self.target), foreground(truth, self.target), valid)
         self.slice_counts.update(batch["slice"][labelled], counts[labelled])
-        return predicted
 
     @property
     def by_case(self) -> bool:
         """Whether stored pixels are not the voxels that are scored, so that a case is brought back before it is counted."""
         return self.protocol.original_grid and not self.data.store.unchanged
 
-    def _collect(self, batch: Batch, predicted: Tensor) -> list[tuple[int, NDArray[np.uint8]]]:
+    def _collect(self, batch: Batch, predicted: Tensor, probabilities: Tensor | None = None) -> list[Restored]:
         """The cases that this batch completes, in the voxels of their own files, counted if they have to be."""
-        done = list(self.collector.add(batch["slice"].cpu().numpy(), predicted.cpu().numpy()))
+        channels = None if probabilities is None else probabilities.cpu().numpy()
+        done = list(self.collector.add(batch["slice"].cpu().numpy(), predicted.cpu().numpy(), channels))
         if self.by_case:
-            for number, mask in done:
-                self._count_case(number, mask)
+            for case in done:
+                self._count_case(case.number, case.mask)
         return done
 
     def _count_case(self, number: int, mask: NDArray[np.uint8]) -> None:
@@ -298,9 +314,11 @@ class Segmenter(pl.LightningModule):
         self.collector = CaseCollector(self.data.store)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        predicted = self._count(batch)
+        predicted = self.predict(batch["image"], batch["box"])
         if self.by_case:
             self._collect(batch, predicted)
+        else:
+            self._count(batch, predicted)
 
     def on_validation_epoch_end(self) -> None:
         scores = self.protocol.summarise(self._rows())
@@ -309,12 +327,21 @@ class Segmenter(pl.LightningModule):
 
     def on_test_start(self) -> None:
         self.collector = CaseCollector(self.data.store)
+        self.volume_rows = VolumeRows(self.data.store, self.target, self.protocol.volumes)
 
-    def test_step(self, batch: Batch, batch_index: int) -> dict[str, list[tuple[int, NDArray[np.uint8]]]]:
-        """``cases``: numbers and masks (X, Y, Z), in RAS order, of those that this batch completes."""
-        return {"cases": self._collect(batch, self._count(batch))}
+    def test_step(self, batch: Batch, batch_index: int) -> dict[str, list[Restored]]:
+        """``cases``: those that this batch completes."""
+        logits = self.logits_of_slices(batch["image"], batch["box"])
+        predicted = encode_prediction(logits, self.target)
+        if not self.by_case:
+            self._count(batch, predicted)
+        wanted = self.keep_probabilities or self.protocol.volumes is not None
+        done = self._collect(batch, predicted, foreground_probabilities(logits, self.target) if wanted else None)
+        for case in done:
+            self.volume_rows.score(case)
+        return {"cases": done}
 
     def on_test_epoch_end(self) -> None:
-        self.test_rows = self._rows()
+        self.test_rows = self.volume_rows.beside(self._rows())
         scores = self.protocol.summarise(self.test_rows)
         self.log_dict({f"test/{name}": value for name, value in scores.items()}, sync_dist=False)

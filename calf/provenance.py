@@ -21,6 +21,7 @@ RUN_ONLY = (
     "logger",
     "pictures",
     "save_predictions",
+    "save_probabilities",
     "dataset.layout.root",
     "dataset.stores_dir",
     "dataset.skip_bad_cases",

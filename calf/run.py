@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -366,6 +367,7 @@ def _build_module(cfg: DictConfig, data: SliceData) -> Segmenter:
         cfg.channels_last,
         _augmentation(cfg),
         None if data.patch is None else Windows(data.patch, **cfg.windows),
+        cfg.save_probabilities,
     )
 
 
@@ -373,8 +375,8 @@ def _callbacks(cfg: DictConfig, folder: RunFolder) -> list[pl.Callback]:
     from calf.callbacks import BranchTrace, Pictures, Predictions
 
     callbacks: list[pl.Callback] = [BranchTrace(folder)]
-    if cfg.save_predictions:
-        callbacks.append(Predictions(folder))
+    if cfg.save_predictions or cfg.save_probabilities:
+        callbacks.append(Predictions(folder, cfg.save_predictions, cfg.save_probabilities))
     if cfg.pictures:
         callbacks.append(Pictures(folder, cfg.pictures))
     return callbacks
@@ -404,8 +406,19 @@ def _data(planned: StorePlan | JoinedPlan, data: SliceData) -> dict[str, Any]:
     return {
         **{key: manifest[key] for key in ("modalities", "target", "preparation", "samples", "parts") if key in manifest},
         "labels": next(iter(plans.values())).labels if len(plans) == 1 else {name: plan.labels for name, plan in plans.items()},
+        "train_volumes_mm3": _train_volumes_mm3(data),
         "test_cases": tested,
     }
+
+
+def _train_volumes_mm3(data: SliceData) -> dict[str, list[float]]:
+    """Of each target name the reference volume in every training case, 0 where there is none: what strata are cut by."""
+    store, division = data.store, data.division
+    areas = np.zeros((len(store.cases), len(data.target.names)))
+    np.add.at(areas, store.case_of_slice, store.areas)
+    volumes = areas * store.case_table(stored=True)["voxel_volume_mm3"].to_numpy()[:, None]
+    trained = [case.patient in division.train for case in store.cases]
+    return {name: volumes[trained, number].tolist() for number, name in enumerate(data.target.names)}
 
 
 def _scored_on(store: Samples, original_grid: bool) -> str:
@@ -427,6 +440,7 @@ def _result(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmente
     if module.protocol.name == "per_case":  # a table never silently lacks a case, or counts one twice
         tested = {case.id for case in data.store.cases if case.patient in data.division.test}
         assert set(rows["case"]) == tested, f"scored {sorted(set(rows['case']) ^ tested)} amiss"
+        assert len(rows) == len(tested) * rows["class"].nunique() * rows["metric"].nunique(), "a case lacks a metric"
     scores = {name: _number(value) for name, value in module.protocol.summarise(rows).items()}
     names = planned.names
     part = rows.pop("part") if "part" in rows else None

@@ -62,6 +62,10 @@ class RunFolder:
         return self.path / "predictions"
 
     @property
+    def probabilities(self) -> Path:
+        return self.path / "probabilities"
+
+    @property
     def last_checkpoint(self) -> Path:
         return self.checkpoints / "last.ckpt"
 

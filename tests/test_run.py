@@ -17,6 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 
 from calf import run
+from calf.metrics.scores import METRICS
+from calf.metrics.volumetric import VolumeScores
 from calf.runfolder import RunFolder
 from tests.conftest import ROOT
 from tests.tiny import tiny
@@ -88,7 +90,7 @@ WAYS = {
 
 @pytest.mark.parametrize("prepared", list(WAYS.values()), ids=list(WAYS))
 def test_predictions_are_the_scored_masks_in_the_grid_of_the_patient(train, prepared):
-    planned = train("name=predicted", "loss=dice", "trainer.max_epochs=8", "optim.lr=1e-2", *prepared)
+    planned = train("name=predicted", "loss=dice", "trainer.max_epochs=8", "optim.lr=1e-2", "save_probabilities=true", *prepared)
     assert planned.folder.result["scored_on"] == "original grid"
     rows = pd.read_csv(planned.folder.cases)
     for case in planned.store.cases:
@@ -104,6 +106,16 @@ def test_predictions_are_the_scored_masks_in_the_grid_of_the_patient(train, prep
         assert row["predicted_volume_mm3"] == pytest.approx(p.sum() * 540)
         assert p.any()
         assert row["reference_volume_mm3"] == pytest.approx(t.sum() * 540)
+        probable = nib.load(planned.folder.probabilities / f"{case.id}-whole_tumour.nii.gz")
+        assert np.allclose(probable.affine, truth.affine)
+        shares = np.asarray(probable.dataobj)
+        assert 0 <= shares.min() < 0.5 < shares.max() <= 1
+        assert np.array_equal(shares > 0.5, p) or prepared
+        steps = np.rint(shares * 255).astype(np.uint8)
+        expected = VolumeScores(2.0).rows(case.id, case.patient, p[None], t[None], ["whole_tumour"], (6, 6, 15), steps[None])
+        found = rows[rows["case"] == case.id].set_index("metric")["value"]
+        np.testing.assert_allclose(found[expected["metric"]], expected["value"], rtol=1e-6)
+        assert len(found) == len(expected) + len(METRICS)
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(train):

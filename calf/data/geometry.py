@@ -81,15 +81,16 @@ class Geometry:
         top, bottom, left, right = self.box
         return kept / (self.grid[0] * (bottom - top) * (right - left))
 
-    def restore(self, masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def restore(self, slices: NDArray[np.uint8], masks: bool = True) -> NDArray[np.uint8]:
         """Stored masks of all slices, (S, *size), as a RAS volume of ``shape``; 0 outside the crop.
 
-        Exact after padding and cropping; where the volume was resampled or its slices resized see :func:`resample_mask`.
+        Exact after padding and cropping; where the volume was resampled or its slices resized see :func:`resample_mask`, or
+        with ``masks`` false, for probabilities and other quantities without steps, :func:`interpolate`.
         """
-        if masks.shape != (self.grid[0], *self.size):
-            raise ValueError(f"expected the masks of all {self.grid[0]} slices, {(self.grid[0], *self.size)}, got {masks.shape}")
-        volume = from_slices(unfit_slices(masks, *self.grid[1:], self.fit), self.plane)
-        kept = resample_mask(volume, tuple(end - start for start, end in self.crop))
+        if slices.shape != (self.grid[0], *self.size):
+            raise ValueError(f"expected the masks of all {self.grid[0]} slices, {(self.grid[0], *self.size)}, got {slices.shape}")
+        volume = from_slices(unfit_slices(slices, *self.grid[1:], self.fit, masks), self.plane)
+        kept = (resample_mask if masks else interpolate)(volume, tuple(end - start for start, end in self.crop))
         if kept.shape == self.shape:
             return np.ascontiguousarray(kept)
         restored = np.zeros(self.shape, np.uint8)
@@ -136,6 +137,14 @@ def resample_mask(mask: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np
     return nearest(mask, shape)
 
 
+def interpolate(volume: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The volume on a grid of other voxels over the same extent, linearly between the centres of voxels and rounded."""
+    if volume.shape == shape:
+        return volume
+    factors = np.divide(shape, volume.shape).tolist()
+    return np.rint(zoom(volume.astype(np.float32), factors, order=1, mode="nearest", grid_mode=True)).astype(np.uint8)
+
+
 def nearest(volume: NDArray, shape: tuple[int, ...]) -> NDArray:
     """The volume on a grid of other voxels over the same extent, each taking the value of the voxel its centre lies in."""
     if volume.shape == shape:
@@ -175,9 +184,11 @@ def fit_slices(slices: NDArray[np.uint8], size: tuple[int, int], fit: str, masks
     return fitted
 
 
-def unfit_slices(slices: NDArray[np.uint8], rows: int, columns: int, fit: str) -> NDArray[np.uint8]:
-    """Masks (S, *size) back to their own rows and columns: exact after padding, by :func:`resample_mask` after resizing."""
+def unfit_slices(slices: NDArray[np.uint8], rows: int, columns: int, fit: str, masks: bool = True) -> NDArray[np.uint8]:
+    """Slices (S, *size) back to their own rows and columns: exact after padding; after resizing masks by
+    :func:`resample_mask`, others by :func:`interpolate`.
+    """
     if fit == "resize":
-        return fit_slices(slices, (rows, columns), "resize", masks=True)
+        return (resample_mask if masks else interpolate)(slices, (len(slices), rows, columns))
     top, bottom, left, right = box_in((slices.shape[1], slices.shape[2]), rows, columns, fit)
     return slices[:, top:bottom, left:right]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from calf.data.stored import read_bytes
 _GZIP = b"\x1f\x8b"
 _BAD_HEADER = (HeaderDataError, WrapStructError, KeyError, ValueError, OverflowError)  # all that nibabel is seen to raise
 _EXPECTED = "a NIfTI file"
+_SLOPE_AT = 112  # bytes into the header: scl_slope and scl_inter, float32
 
 
 def read_header(path: Path) -> Grid:
@@ -45,8 +47,10 @@ def read_channels(path: Path, channels: Sequence[int | None]) -> Iterator[Volume
         yield _parse(path, raw, channel)
 
 
-def write_volume(path: Path | str, array: NDArray[Any], affine: NDArray[Any]) -> None:
+def write_volume(path: Path | str, array: NDArray[Any], affine: NDArray[Any], slope: float | None = None) -> None:
     """Write (X, Y, Z) or (X, Y, Z, C) as NIfTI-1; ``.nii.gz`` is compressed.
+
+    ``slope``: what readers multiply the stored numbers by; None: they are the values.
 
     The same array and affine give the same bytes. The file appears whole or not at all. Booleans become uint8; 64-bit
     integers, which few programs read, are refused.
@@ -63,6 +67,8 @@ def write_volume(path: Path | str, array: NDArray[Any], affine: NDArray[Any]) ->
     image.header.set_qform(affine, code="scanner")
     image.header.set_xyzt_units("mm")
     content = image.to_bytes()
+    if slope is not None:  # nibabel writes a slope of its own choosing
+        content = content[:_SLOPE_AT] + struct.pack("=2f", slope, 0) + content[_SLOPE_AT + 8 :]
     if path.name.endswith(".gz"):
         content = zlib.compress(content, 1, wbits=31)  # a gzip stream without name and time
     partial = path.with_name(f".{path.name}.{uuid4().hex}")

@@ -7,13 +7,16 @@ become further rows of the same columns, which ``calf.metrics.volumetric`` gives
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from calf.metrics.scores import METRICS, POOLED, Counts, Floats, case_scores, pooled_scores
+
+if TYPE_CHECKING:
+    from calf.metrics.volumetric import VolumeScores
 
 RUN_COLUMNS = ("protocol", "dataset", "split", "fold", "seed", "model", "loss")
 ROW_COLUMNS = ("case", "patient", "class", "metric", "value", "status", "reference_volume_mm3", "predicted_volume_mm3")
@@ -28,9 +31,11 @@ class Protocol(ABC):
     """How counts of slices become scores; the unit that is scored is a case or a batch.
 
     ``original_grid``: predictions on resized slices are brought back to the rows and columns of the patient's own files first.
+    ``volumes``: what tested cases are scored by besides, as whole volumes; None: by nothing.
     """
 
     original_grid: ClassVar[bool] = False
+    volumes: VolumeScores | None = None
 
     @property
     @abstractmethod
@@ -74,10 +79,17 @@ class Protocol(ABC):
 
 
 class PerCase(Protocol):
-    """Each case is scored once, from the counts of all its slices together, under ``calf.metrics.scores.EMPTY_RULE``."""
+    """Each case is scored once, from the counts of all its slices together, under ``calf.metrics.scores.EMPTY_RULE``.
+
+    Args:
+        volumes: distances, lesions and calibration of the tested cases, which take whole volumes; None: counts alone.
+    """
 
     name = "per_case"
     original_grid = True
+
+    def __init__(self, volumes: VolumeScores | None = None) -> None:
+        self.volumes = volumes
 
     def rows(
         self,

@@ -97,7 +97,8 @@ def test_masks_of_real_volumes_come_back_as_they_were(shared, tmp_path, stop):
     store = open_store(plan, workers=1)
     assert store.unchanged
     collector = CaseCollector(store)
-    restored = dict(collector.add(np.arange(len(store)), store.read(np.arange(len(store)))[:, -1]))
+    done = collector.add(np.arange(len(store)), store.read(np.arange(len(store)))[:, -1])
+    restored = {case.number: case.mask for case in done}
     assert len(restored) == len(plan.cases)
     for number, case in enumerate(plan.cases):
         assert case.id == store.cases[number].id
