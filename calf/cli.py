@@ -55,12 +55,37 @@ def report(
     ] = None,
     metric: Annotated[str, typer.Option(help="the one declared in advance, which losses are compared in")] = "dice",
     out: Annotated[Path | None, typer.Option(help="where the report is written; default: <runs>/report")] = None,
+    published: Annotated[
+        Path | None, typer.Option(help="CSV of published numbers: dataset,model,loss,metric,value,source,note[,class]")
+    ] = None,
 ) -> None:
     """Compare the losses of finished runs: tables, tests, figures, and index.html, which shows everything."""
     from calf.report import report as write_report
 
     try:
-        print(f"written: {write_report(runs, out, baseline, metric) / 'index.html'}")
+        print(f"written: {write_report(runs, out, baseline, metric, published) / 'index.html'}")
+    except ValueError as error:
+        raise _stop(error) from None
+
+
+@app.command()
+def ui(
+    runs: Annotated[Path, typer.Argument(help="a folder of runs, such as runs/benchmark")],
+    port: Annotated[int, typer.Option(help="if it is in use, the next free one is taken", min=0, max=65535)] = 8080,
+    host: Annotated[
+        str, typer.Option(help="the address to listen on; any but this machine's own 127.0.0.1 asks for a token")
+    ] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option(help="open the browser")] = True,
+) -> None:
+    """Look at runs in the browser: predictions side by side, cases, curves. Nothing leaves this machine."""
+    try:
+        from calf.ui.app import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("nicegui", "fastapi", "uvicorn", "starlette"):
+            raise
+        raise _stop(ValueError(f"`calf ui` needs {error.name}: pip install -e '.[ui]' -c constraints.txt")) from None
+    try:
+        serve(runs, port, host, browser)
     except ValueError as error:
         raise _stop(error) from None
 

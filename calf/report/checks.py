@@ -52,7 +52,7 @@ def notes(gathered: Gathered) -> list[str]:
         settings = [gathered.settings[folder] for folder in runs["folder"]]
         if machine := [setting for setting in differing(settings, runs) if setting in MACHINE]:
             found.append(f"{label(key)}: the runs differ in {', '.join(machine)}.")
-    return found + _other_training(gathered) + _uneven_cases(gathered.cases)
+    return found + _other_training(gathered) + _uneven_cases(gathered.cases) + _uneven_metrics(gathered.cases)
 
 
 def _other_training(gathered: Gathered) -> list[str]:
@@ -87,6 +87,20 @@ def _uneven_cases(cases: pd.DataFrame) -> list[str]:
             if absent := sorted(everything - set(scored["case"])):
                 named = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
                 found.append(f"{label(key)}: {label(run)} lacks {len(absent)} of {len(everything)} cases: {named}.")
+    return found
+
+
+def _uneven_metrics(cases: pd.DataFrame) -> list[str]:
+    """Runs that were not scored by all the metrics of others, whose means then rest on fewer seeds."""
+    found = []
+    for key, rows in cases.groupby(["protocol", "dataset"], sort=False):
+        everything, lacking = list(dict.fromkeys(rows["metric"])), dict[tuple[str, ...], list[str]]()
+        for run, scored in rows.groupby(["model", "loss", "seed", "fold"], sort=False)["metric"]:
+            if absent := tuple(metric for metric in everything if metric not in set(scored.unique())):
+                lacking.setdefault(absent, []).append(label(run))
+        for absent, runs in lacking.items():
+            which, metrics = (", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "") for names in (runs, absent))
+            found.append(f"{label(key)}: {len(runs)} runs have no {metrics}, which others have: {which}.")
     return found
 
 

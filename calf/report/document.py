@@ -8,17 +8,25 @@ from markupsafe import Markup
 
 from calf.page import Block as PageBlock
 from calf.page import Facts, Page, Points, Row, Section, Table, Text
-from calf.report import words
+from calf.report import beside, words
 from calf.report.drawing import Drawn
 from calf.report.findings import Block, Findings
+from calf.report.further import further
 from calf.report.grids import Cell, Grid, comparisons, cost, incomplete, provenance, rested_on, scores, versions
 from calf.report.panels import Panel
+from calf.report.published import Beside
 
 FOLDED = 12  # rows from which on a table that is no result is folded
+LONG = 60  # those from which on one of results is
 
 
 def document(
-    found: Findings, of_block: Sequence[tuple[Sequence[Drawn], Sequence[Panel]]], overall: Sequence[Drawn], missing: Sequence[str]
+    found: Findings,
+    of_block: Sequence[tuple[Sequence[Drawn], Sequence[Panel]]],
+    overall: Sequence[Drawn],
+    missing: Sequence[str],
+    compared: Beside | None = None,
+    published: Sequence[Drawn] = (),
 ) -> Page:
     """The whole page.
 
@@ -27,6 +35,8 @@ def document(
         of_block: figures and panels of each of ``found.blocks``.
         overall: figures of more than one table.
         missing: sentences on panels that could not be drawn.
+        compared: published numbers beside ours.
+        published: figures of them.
     """
     finished = found.gathered.finished
     sections = [Section("At a glance", [Facts(_facts(found))])]
@@ -34,6 +44,8 @@ def document(
         sections.append(Section("Notes", [_points(found.notes)]))
     for block, (figures, panels) in zip(found.blocks, of_block, strict=True):
         sections.append(Section(_title(block, found), _block(block, figures, panels)))
+    if compared is not None:
+        sections += _beside(compared, published)
     if overall:
         sections.append(Section("Across tables and training", _figures(overall)))
     if not found.gathered.incomplete.empty:
@@ -76,10 +88,26 @@ def _block(block: Block, figures: Sequence[Drawn], panels: Sequence[Panel]) -> l
     if not block.compared.empty:
         blocks.append(_table(comparisons(block)))
         blocks += [Text(note, small=True) for note in words.caveats(block)]
-    if rest := [metric for metric in block.metrics if metric not in block.main_metrics]:
-        blocks.append(_table(scores(block, rest), folded="supplementary metrics"))
+    for part in further(block):
+        if part.grid is not None:
+            table = _table(part.grid, part.title, above=0 if part.supplementary else LONG)
+            blocks += [table] if table.folded else [Text(f"{part.title}."), table]
+        blocks += [Text(" ".join(part.notes), small=True)] if part.notes else []
     blocks += [panel.embedded() for panel in panels]
     return [*blocks, *_figures(figures)]
+
+
+def _beside(compared: Beside, figures: Sequence[Drawn]) -> list[Section]:
+    """A section a protocol; figures stand in that of their own."""
+    sections = []
+    for protocol in compared.protocols:
+        said: list[PageBlock] = [Text(text.replace("`", "")) for text in beside.above(compared, protocol)]
+        if compared.published:
+            said.append(_table(beside.grid(compared, protocol), f"all {len(compared.published)} published numbers", above=LONG))
+        said += [Text(text, small=True) for text in beside.below(compared, protocol)]
+        own = [drawn for drawn in figures if drawn.name.startswith(f"{protocol}-")]
+        sections.append(Section(beside.title(protocol).replace("`", ""), [*said, *_figures(own)]))
+    return sections
 
 
 def _figures(figures: Sequence[Drawn]) -> list[PageBlock]:
@@ -94,11 +122,14 @@ def _points(texts: Sequence[str]) -> Points:
     return Points([(f"{where}:", what, "") if colon else ("", where, "") for where, colon, what in split])
 
 
-def _table(grid: Grid, folded: str | None = None) -> Table:
+def _table(grid: Grid, folded: str | None = None, above: int = FOLDED) -> Table:
+    """``folded``: under a line with this text where there are more than ``above`` rows."""
     rows = [[_cell(cell) for cell in row] for row in grid.rows]
-    return Table(grid.header, rows, grid.num_text, folded if folded and (len(rows) > FOLDED or "metrics" in folded) else None)
+    return Table(grid.header, rows, grid.num_text, folded if len(rows) > above else None)
 
 
 def _cell(cell: Cell) -> str:
     # markup is text that is escaped already
-    return Markup("<b>{}</b>{}" if cell.best else "{}{}").format(cell.text, cell.rest)
+    return Markup("<b>{}</b>{}" if cell.best else "{}{}").format(
+        cell.text, Markup("<small>{}</small>").format(cell.rest) if cell.rest else ""
+    )

@@ -15,10 +15,10 @@ from calf.metrics.scores import LOWER_IS_BETTER
 from calf.page import COLOURS, INK, STYLE
 from calf.report.drawing import MANY, ROW, Drawn, axes, legend, names, ordered, panels, shades, slug, spread
 from calf.report.findings import Block
+from calf.report.further import volumes
 from calf.report.grids import heading
 from calf.report.rankings import stability
 from calf.report.statistics import per_unit
-from calf.report.strata import strata
 
 MARKERS = "osD^vP*X"
 AXES = ("precision", "sensitivity")
@@ -76,13 +76,13 @@ def differences(block: Block) -> Drawn | None:
 
 def by_size(block: Block) -> Drawn | None:
     """Mean of each loss in cases of similar reference volume, a panel a model; None where there is one stratum."""
-    own = strata(block.cases, block.metric)
-    own = own[(own["stratum"] > 0) & own["mean"].notna()]
-    if own["stratum"].nunique() < 2:
+    own = block.strata
+    own = own[(own["stratum"] > 0) & own["mean"].notna()] if not own.empty else own
+    if own.empty or own["stratum"].nunique() < 2:
         return None
     models, colours, rows = sorted(set(own["model"])), shades(block), ordered(block)
     limits = own.drop_duplicates("stratum").sort_values("stratum")
-    sizes = [_volumes(*pair) for pair in (limits[["above_mm3", "up_to_mm3"]] / 1000).itertuples(index=False)]
+    sizes = [volumes(*pair) for pair in limits[["above_mm3", "up_to_mm3"]].itertuples(index=False)]
     with rc_context(STYLE):
         figure, planes = panels(len(models), width=3.3, height=2.7)
         for plane, model in zip(planes, models, strict=True):
@@ -98,9 +98,7 @@ def by_size(block: Block) -> Drawn | None:
         planes[0].set_ylabel(heading(block.metric))
         legend(figure, planes[-1], colours, bool({loss for _, loss in rows} - set(colours)))
     counts = ", ".join(str(number) for number in own.groupby("stratum")["num_cases"].max())
-    caption = (
-        f"{heading(block.metric)} by size of the target, mean with 95 % CI; tertiles of the tested references ({counts} cases)."
-    )
+    caption = f"{heading(block.metric)} by size of the target, mean with 95 % CI ({counts} cases). Limits: {block.limits}."
     return _drawn(block, "size", figure, f"{heading(block.metric)} by reference volume", caption)
 
 
@@ -110,12 +108,6 @@ def _curve(plane: Axes, of: pd.DataFrame, shift: float, colour: str | None) -> N
     plane.plot(place, of["mean"], "-o", ms=3.5 if colour else 2, mew=0, lw=1.2 if colour else 0.6, color=shown, alpha=faint)
     if colour:
         plane.vlines(place, of["low"], of["high"], color=shown, lw=1)
-
-
-def _volumes(low: float, high: float) -> str:
-    if low == 0:
-        return f"to {high:.3g}"
-    return f"over {low:.3g}" if math.isinf(high) else f"{low:.3g} to {high:.3g}"
 
 
 def sensitivity_precision(block: Block) -> Drawn | None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from calf.metrics.scores import UNRANKED
+from calf.report.brats import has_empty_references, ruled, under_brats_rule
 from calf.report.cells import separate
 from calf.report.checks import check_comparable, notes
+from calf.report.limits import training_limits
+from calf.report.ranks import kendall_tau
 from calf.report.results import FINISHED, Gathered, gather
 from calf.report.statistics import compare
+from calf.report.strata import strata
 from calf.report.summary import BLOCK, summarise
 from calf.report.training import diverged, histories
 
@@ -27,7 +31,9 @@ class Block:
     ``rows``: every model and loss that was begun, in order, with what is to be said of its runs ("" where all are finished);
     a row whose every run failed has no line in ``summary``. ``compared``: what :func:`calf.report.statistics.compare` gives,
     with a column ``metric``, one line a row and main metric; empty where the units are no patients. ``baseline``: None where
-    nothing was tested.
+    nothing was tested. ``strata``: what :func:`calf.report.strata.strata` gives of the declared metric, empty where the units
+    are no cases; ``limits``: what its limits are, in words. ``agreement``: what :func:`calf.report.ranks.kendall_tau` gives of
+    all metrics. ``brats``: the same cases under the BraTS rule, None where that changes nothing.
     """
 
     protocol: str
@@ -39,6 +45,10 @@ class Block:
     summary: pd.DataFrame
     compared: pd.DataFrame
     cases: pd.DataFrame
+    strata: pd.DataFrame = field(default_factory=pd.DataFrame)
+    limits: str = ""
+    agreement: pd.DataFrame = field(default_factory=pd.DataFrame)
+    brats: Block | None = None
 
     @property
     def per_case(self) -> bool:
@@ -103,15 +113,54 @@ def find(folder: Path, baseline: str | None = None, metric: str = "dice") -> Fin
     blocks = []
     for (protocol, dataset, name), own in summary.groupby(BLOCK, sort=False):
         cases = gathered.cases[(gathered.cases[BLOCK] == [protocol, dataset, name]).all(axis=1)]
-        measured = main_metrics(list(dict.fromkeys(own["metric"])), metric)
         rows = _rows(gathered, str(protocol), str(dataset), odd)
-        against = _baseline(own, baseline) if protocol == "per_case" else None
-        compared = _compare(cases, measured, against) if protocol == "per_case" else _nothing()
-        blocks.append(Block(str(protocol), str(dataset), str(name), metric, against, rows, own, compared, cases))
+        blocks.append(_block(gathered, (str(protocol), str(dataset), str(name)), metric, baseline, rows, own, cases))
     every = [block.compared for block in blocks if not block.compared.empty]
     compared = pd.concat(every, ignore_index=True) if every else _nothing()
     remarks = (*_without_baseline(blocks, baseline), *told, *notes(gathered), *_found_nothing(summary))
     return Findings(gathered, metric, summary, compared, tuple(blocks), remarks, history)
+
+
+def _block(
+    gathered: Gathered,
+    where: tuple[str, str, str],
+    metric: str,
+    asked: str | None,
+    rows: dict[Row, str],
+    summary: pd.DataFrame,
+    cases: pd.DataFrame,
+) -> Block:
+    metrics = list(dict.fromkeys(summary["metric"]))
+    agreement = kendall_tau(cases, metrics)
+    if where[0] != "per_case":
+        return Block(*where, metric, None, rows, summary, _nothing(), cases, agreement=agreement)
+    against, limits = _baseline(summary, asked), training_limits(gathered, *where)
+    of_size = strata(cases, metric, limits.edges_mm3, against, edges_from=limits.said) if metric in metrics else pd.DataFrame()
+    said = limits.said if limits.edges_mm3 is not None else f"tertiles of the tested references, since {limits.said}"
+    return Block(
+        *where,
+        metric,
+        against,
+        rows,
+        summary,
+        _compare(cases, main_metrics(metrics, metric), against),
+        cases,
+        of_size,
+        said,
+        agreement,
+        _under_brats_rule(where, metric, against, rows, cases),
+    )
+
+
+def _under_brats_rule(
+    where: tuple[str, str, str], metric: str, baseline: str | None, rows: dict[Row, str], cases: pd.DataFrame
+) -> Block | None:
+    if not has_empty_references(cases):
+        return None
+    cases = under_brats_rule(cases)
+    metrics = list(dict.fromkeys(cases["metric"]))
+    declared = metric if ruled(metric) else "dice"
+    return Block(*where, declared, baseline, rows, summarise(cases), _compare(cases, metrics, baseline), cases)
 
 
 def main_metrics(metrics: list[str], metric: str) -> list[str]:
@@ -149,7 +198,9 @@ def _baseline(summary: pd.DataFrame, asked: str | None) -> str | None:
 def _compare(cases: pd.DataFrame, metrics: list[str], baseline: str | None) -> pd.DataFrame:
     tables = []
     for metric in metrics:
-        table = compare(cases, metric, baseline)
+        # runs made before a metric was known have no rows of it, and the baseline may be one of them
+        has_it = baseline in set(cases.loc[cases["metric"] == metric, "loss"])
+        table = compare(cases, metric, baseline if has_it else None)
         table.insert(0, "metric", metric)
         tables.append(table)
     return pd.concat(tables, ignore_index=True) if tables else _nothing()

@@ -17,7 +17,16 @@ NOTHING = "-"
 EMPTY = "missed/FP/TN"
 RUNS = "runs"
 FINE = frozenset({"specificity", "mae", "accuracy", "ece", "ace", "brier"})  # near 0 or 1: a fourth digit tells them apart
-NAMES = {"dice": "Dice", "iou": "IoU", "mae": "MAE", "ece": "ECE", "ace": "ACE", "brier": "Brier", "lesion_f1": "lesion F1"}
+NAMES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "mae": "MAE",
+    "ece": "ECE",
+    "ace": "ACE",
+    "brier": "Brier",
+    "lesion_f1": "lesion F1",
+    "false_positive_lesions": "FP lesions",
+}
 COARSE = ("_mm", "_ml", "_lesions")
 
 
@@ -32,11 +41,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A header and rows of as many cells; the first ``num_text`` columns are words."""
+    """A header and rows of as many cells; the first ``num_text`` columns are words; before the rows ``breaks`` a part begins."""
 
     header: list[str]
     rows: list[list[Cell]]
     num_text: int
+    breaks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.header) for row in self.rows), (self.header, self.rows)
@@ -107,7 +117,8 @@ def scores(block: Block, metrics: list[str]) -> Grid:
 def _mean(of: dict[str, dict[str, Any]], metric: str, marked: bool) -> Cell:
     if metric not in of:
         return Cell(NOTHING)
-    mean, sd = number(of[metric]["mean"], metric), number(of[metric]["sd"], metric)
+    shown = signed if metric in UNRANKED else number
+    mean, sd = shown(of[metric]["mean"], metric), number(of[metric]["sd"], metric)
     return Cell(mean, "" if sd == NOTHING else f" ± {sd}", marked)
 
 
@@ -128,28 +139,31 @@ def comparisons(block: Block) -> Grid:
             rows.append([*map(Cell, row), Cell(state or NOTHING), *[Cell(NOTHING)] * (len(header) - 3)])
             continue
         own = table[row]
-        cells = [*map(Cell, row), Cell(number(own["mean"], metric), _interval(own["low"], own["high"], metric), row in marked)]
+        cells = [*map(Cell, row), Cell(number(own["mean"], metric), interval(own["low"], own["high"], metric), row in marked)]
         cells.append(Cell(number(own["seed_sd"], metric)))
         if block.baseline:
-            cells += _difference(own, metric, row[1] == block.baseline)
+            cells += difference(own, metric, row[1] == block.baseline)
         rows.append(cells)
     return Grid(header, rows, num_text=2)
 
 
-def _difference(own: dict[str, Any], metric: str, is_baseline: bool) -> list[Cell]:
+def difference(own: dict[str, Any], metric: str, is_baseline: bool) -> list[Cell]:
+    """The four cells of a comparison with the baseline: difference with its interval, p, p after Holm, effect."""
     if is_baseline or math.isnan(own["difference"]):
         return [Cell("baseline" if is_baseline else NOTHING), *[Cell(NOTHING)] * 3]
-    interval = _interval(own["difference_low"], own["difference_high"], metric, signed=True)
-    cells = [Cell(_signed(own["difference"], metric), interval), Cell(p_value(own["p"])), Cell(p_value(own["p_holm"]))]
+    between = interval(own["difference_low"], own["difference_high"], metric, with_sign=True)
+    cells = [Cell(signed(own["difference"], metric), between), Cell(p_value(own["p"])), Cell(p_value(own["p_holm"]))]
     return [*cells, Cell(NOTHING if math.isnan(own["effect"]) else f"{own['effect']:+.2f}")]
 
 
-def _interval(low: float, high: float, metric: str, signed: bool = False) -> str:
-    shown = _signed if signed else number
+def interval(low: float, high: float, metric: str, with_sign: bool = False) -> str:
+    """`` [low, high]`` as tables print it, "" where there is none."""
+    shown = signed if with_sign else number
     return "" if math.isnan(low) or math.isnan(high) else f" [{shown(low, metric)}, {shown(high, metric)}]"
 
 
-def _signed(value: float, metric: str) -> str:
+def signed(value: float, metric: str) -> str:
+    """A difference, with its sign."""
     text = number(value, metric)
     return text if text == NOTHING or value < 0 else f"+{text}"
 
@@ -162,9 +176,11 @@ def rested_on(block: Block) -> str:
     if block.per_case:
         parts.insert(1, _range(own["num_patients"], "patient", "patients"))
     partly = own[(own["num_scored"] < own["num_cases"]) & own["metric"].isin(block.main_metrics)]
-    if not partly.empty:
-        names = ", ".join(dict.fromkeys(partly["metric"].map(heading)))
-        parts[-1] += f"; {names} defined in {_range(partly['num_scored'], *unit)}"
+    defined: dict[str, list[str]] = {}
+    for metric in block.main_metrics:
+        if not (of := partly.loc[partly["metric"] == metric, "num_scored"]).empty:
+            defined.setdefault(_range(of, *unit), []).append(heading(metric))
+    parts[-1] += "".join(f"; {', '.join(names)} defined in {cases}" for cases, names in defined.items())
     return ", ".join(parts)
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from calf.report import words
-from calf.report.findings import Findings
-from calf.report.grids import NOTHING, Cell, Grid, comparisons, rested_on, scores
+from dataclasses import replace
+from itertools import pairwise
 
+from calf.report import beside, words
+from calf.report.findings import Block, Findings
+from calf.report.further import further
+from calf.report.grids import NOTHING, Cell, Grid, comparisons, rested_on, scores
+from calf.report.published import Beside
+
+MOST = 40  # rows that a page holds
 HEAD = "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}; written by calf report."
 ESCAPED = {
     "\\": r"\textbackslash{}",
@@ -27,8 +33,11 @@ ESCAPED = {
 }
 
 
-def latex(found: Findings) -> str:
-    """One table of scores and one of comparisons for each protocol, data set and class, with their notes under them."""
+def latex(found: Findings, compared: Beside | None = None) -> str:
+    """One table of scores and one of comparisons for each protocol, data set and class, with their notes under them.
+
+    ``compared``: published numbers beside ours, which get tables of their own, of at most ``MOST`` rows each.
+    """
     parts, first = [HEAD], dict[str, str]()
     for number, block in enumerate(found.blocks, start=1):
         where, label = f"{block.dataset}: {block.name} ({block.protocol.replace('_', ' ')})", f"tab:scores{number}"
@@ -41,7 +50,44 @@ def latex(found: Findings) -> str:
         if block.baseline is not None:
             notes, label = escape(" ".join([words.TEST, *words.caveats(block)])), f"tab:comparisons{number}"
             parts.append(_table(comparisons(block), f"{where}, against {block.baseline}.", label, notes))
+        parts += _further(block, where, number)
+    parts += _beside(compared) if compared is not None else []
     return "\n\n".join(parts) + "\n"
+
+
+def _further(block: Block, where: str, number: int) -> list[str]:
+    """The block's other tables but the supplementary ones, cut between their parts where they are too long for a page."""
+    parts = []
+    for part in further(block):
+        if part.grid is None or part.supplementary:
+            continue
+        notes, grid = escape(" ".join(part.notes)), part.grid
+        cuts = [0, *grid.breaks, len(grid.rows)] if len(grid.rows) > MOST else [0, len(grid.rows)]
+        for place, (start, end) in enumerate(pairwise(cuts)):
+            more, mark = (" (continued)", f"-{place + 1}") if place else ("", "")
+            own = replace(grid, rows=grid.rows[start:end], breaks=grid.breaks if len(cuts) == 2 else ())
+            parts.append(_table(own, f"{where}. {part.title}{more}.", f"tab:{part.key}{number}{mark}", notes))
+            notes = f"Read as Table~\\ref{{tab:{part.key}{number}}}."
+    return parts
+
+
+def _beside(compared: Beside) -> list[str]:
+    parts = []
+    for number, protocol in enumerate(compared.protocols if compared.published else [], start=1):
+        caption = f"{beside.title(protocol).replace('`', '').replace('_', ' ')}."
+        grid, label = beside.grid(compared, protocol), f"tab:published{number}"
+        said = " ".join(_ended(text) for text in (*beside.above(compared, protocol), *beside.below(compared, protocol)))
+        notes = escape(said.replace("`", ""))
+        for start in range(0, len(grid.rows), MOST):
+            part = replace(grid, rows=grid.rows[start : start + MOST])
+            more, mark = (" (continued)", f"-{start // MOST + 1}") if start else ("", "")
+            parts.append(_table(part, caption.replace(".", f"{more}."), label + mark, notes))
+            notes = f"Read as Table~\\ref{{{label}}}."
+    return parts
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def escape(text: str) -> str:
@@ -59,10 +105,11 @@ def _table(grid: Grid, caption: str, label: str, notes: str) -> str:
     columns = "l" * grid.num_text + "r" * (len(grid.header) - grid.num_text)
     lines = [" & ".join(escape(text) for text in grid.header), *(" & ".join(_cell(cell) for cell in row) for row in grid.rows)]
     head, *body = [f"  {line} \\\\" for line in lines]
+    body = [line for place, row in enumerate(body) for line in ([r"  \midrule", row] if place in grid.breaks else [row])]
     return "\n".join(
         [
             r"\begin{table}[p]",
-            r"\centering\small",
+            r"\centering\small\setlength{\tabcolsep}{4pt}",
             f"\\caption{{{escape(caption)}}}",
             f"\\label{{{label}}}",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",

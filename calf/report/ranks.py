@@ -18,6 +18,7 @@ from calf.report.units import ROW, Floats, Scores, arrange, patient_sums, rows_o
 
 ORDERS = ("mean_then_rank", "rank_then_mean")
 NUM_PERMUTATIONS = 5_000
+LEAST_ROWS = 3  # two rows have but one pair, whose order is the same or not
 RANKED = (*GROUP, "num_cases", "num_left_out", "rank", "mean_rank", "rank_low", "rank_high")
 BY_CASE = ("case_rank", "rank_by_case", "mean_rank_by_case", "rank_by_case_low", "rank_by_case_high")
 
@@ -102,20 +103,55 @@ def kendall_tau(cases: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """Kendall's tau-b of the ranks of a table's rows: between metrics by their means, and between the two orders of one metric.
 
     One row a protocol, data set, class and pair: ``first``, ``first_order``, ``second``, ``second_order``, ``tau`` (1: the same
-    order, -1: the reverse; NaN where all rows tie or there is one) and ``num_rows``.
+    order, -1: the reverse; tau-b, so that ties count for neither), ``num_rows`` that have a rank by both, ``first_cases`` and
+    ``second_cases`` on which the ranks rest, those in which every row has a value, and ``note``: why ``tau`` is NaN (fewer than
+    ``LEAST_ROWS`` rows, or all tie), or how many cases are left out; "" otherwise. Metrics without a best value are left out.
+
+    Raises:
+        ValueError: rows that cannot stand in one table, or that have no such metric.
     """
-    found, ranked = [], {metric: {scores.block: scores for scores in _ranked(cases, metric)} for metric in metrics}
-    for block in sorted(set().union(*ranked.values())):
-        given = {metric: of[block] for metric, of in ranked.items() if block in of}
+    found, of = (
+        [],
+        {metric: {scores.block: scores for scores in _ranked(cases, metric)} for metric in metrics if metric not in UNRANKED},
+    )
+    for block in sorted(set().union(*of.values())):
+        given = {metric: scores[block] for metric, scores in of.items() if block in scores}
+        ranked = {(metric, order): _Ranking.of(scores, metric, order) for metric, scores in given.items() for order in ORDERS}
         pairs = [((first, ORDERS[0]), (second, ORDERS[0])) for first, second in combinations(given, 2)]
         pairs += [((metric, ORDERS[0]), (metric, ORDERS[1])) for metric, scores in given.items() if not scores.pooled]
-        for first, second in pairs:
-            orders = [pd.Series(_ranks(_complete(given[m])[0], order, m), given[m].rows) for m, order in (first, second)]
-            both = pd.concat(orders, axis=1).dropna()
-            tau = scipy.stats.kendalltau(both[0], both[1]).statistic if len(both) > 1 else math.nan
-            found.append((*block, *first, *second, tau, len(both)))
-    columns = [*BLOCK, "first", "first_order", "second", "second_order", "tau", "num_rows"]
-    return pd.DataFrame(found, columns=columns)
+        found += [(*block, *first, *second, *_agreement(ranked[first], ranked[second])) for first, second in pairs]
+    columns = ["first", "first_order", "second", "second_order", "tau", "num_rows", "first_cases", "second_cases", "note"]
+    return pd.DataFrame(found, columns=[*BLOCK, *columns])
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """Ranks of the rows of a table, on how many cases they rest, and how many others some row has."""
+
+    ranks: pd.Series
+    num_cases: int
+    num_left_out: int
+
+    @classmethod
+    def of(cls, scores: Scores, metric: str, order: str) -> _Ranking:
+        values, left_out = _complete(scores)
+        return cls(pd.Series(_ranks(values, order, metric), pd.MultiIndex.from_tuples(scores.rows)), len(values), left_out)
+
+
+def _agreement(first: _Ranking, second: _Ranking) -> tuple[float, int, int, int, str]:
+    both = pd.concat([first.ranks, second.ranks], axis=1).dropna()
+    note, tau = "", math.nan
+    if not first.num_cases or not second.num_cases:
+        note = "no case in which every row has a value"
+    elif len(both) < LEAST_ROWS:
+        note = f"fewer than {LEAST_ROWS} rows"
+    elif (both.nunique() == 1).any():
+        note = "all rows tie"
+    else:
+        tau = float(scipy.stats.kendalltau(both[0], both[1], variant="b").statistic)
+        if left_out := max(first.num_left_out, second.num_left_out):
+            note = f"{left_out} cases left out, in which not every row has a value"
+    return tau, len(both), first.num_cases, second.num_cases, note
 
 
 def friedman(cases: pd.DataFrame, metric: str, seed: int = 0) -> list[Friedman]:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import yaml
+from pyarrow import csv
 
 from calf.metrics import protocol as protocols
 from calf.metrics.protocol import CASE_COLUMNS
@@ -82,10 +84,10 @@ def gather(folder: Path) -> Gathered:
     """Read every run at or below ``folder``; ValueError when there is none."""
     runs, tables, settings = [], {}, {}
     unknown = dict.fromkeys(("dataset", "model", "loss", "fold", "protocol", "error"), "")
-    for path in _run_folders(folder):
+    for path in run_folders(folder):
         name = os.path.relpath(path, folder)
         try:
-            settings[name], run = _read_config(path)
+            settings[name], run = read_config(path)
         except (OSError, ValueError) as reason:
             runs.append(unknown | {"folder": name, "state": DAMAGED, "error": str(reason)})
             continue
@@ -104,7 +106,7 @@ def gather(folder: Path) -> Gathered:
     return Gathered(folder, table, cases, settings)
 
 
-def _run_folders(folder: Path) -> Iterator[Path]:
+def run_folders(folder: Path) -> Iterator[Path]:
     """Folders with a config.yaml, sorted; what lies inside a run, and trackers' and hidden folders, are not searched."""
     for place, subfolders, files in os.walk(folder):
         if "config.yaml" in files:
@@ -113,8 +115,15 @@ def _run_folders(folder: Path) -> Iterator[Path]:
         subfolders[:] = sorted(name for name in subfolders if name != "wandb" and not name.startswith("."))
 
 
-def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of a run, and what it is called; both are known before it has ended."""
+def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a run folder, and what the run is called; both are known before it has ended.
+
+    Settings: keys such as ``optim.lr``, but for those that cannot change a number. The other: ``dataset``, ``model``, ``loss``,
+    ``seed``, ``fold``, ``protocol`` of ``RUN_COLUMNS``.
+
+    Raises:
+        OSError, ValueError: there is no configuration of a run.
+    """
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
     try:
         config = yaml.load((path / "config.yaml").read_text(), loader)
@@ -146,9 +155,9 @@ def _fold(value: Any) -> str:
 
 def _read_end(path: Path) -> tuple[dict[str, Any], pd.DataFrame | None]:
     if not (path / "result.json").exists():
-        return _read_status(path), None
+        return read_status(path), None
     try:
-        return _read_result(path) | {"state": FINISHED}, _read_cases(path)
+        return read_result(path) | {"state": FINISHED}, read_cases(path)
     except (OSError, ValueError) as reason:  # a damaged run is shown as such, and the others are read
         return {"state": DAMAGED, "error": str(reason)}, None
 
@@ -163,7 +172,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_status(path: Path) -> dict[str, Any]:
+def read_status(path: Path) -> dict[str, Any]:
+    """What a run folder without result.json says of itself: ``state``, ``error`` and, where it is known, ``epoch`` (epochs done,
+    in fractions), ``epochs`` (to be done) and ``updated`` (when it was last heard of).
+    """
     if not (path / "status.json").exists():
         return {"state": UNFINISHED, "error": "stopped before it began"}
     try:
@@ -175,7 +187,8 @@ def _read_status(path: Path) -> dict[str, Any]:
         state, error = KILLED, f"killed or stopped: last heard of {_when(status)}"
     elif state == FINISHED:  # the last thing written before result.json
         state, error = UNFINISHED, f"stopped before its result was written: last heard of {_when(status)}"
-    return {"state": state, "epoch": status.get("epoch"), "error": error}
+    known = {key: status.get(key) for key in ("epoch", "epochs", "updated")}
+    return {"state": state, "error": error} | known
 
 
 def _alive(status: dict[str, Any]) -> bool:
@@ -205,7 +218,8 @@ def _when(status: dict[str, Any]) -> str:
     return f"{words} in epoch {number}" + (f" of {epochs}" if epochs is not None else "")
 
 
-def _read_result(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> dict[str, Any]:
+    """Those of ``RUN_COLUMNS`` that result.json of a finished run says; ValueError where it is no such file."""
     result = _read_json(path / "result.json")
     needed = ("names", "seed", "fold", "protocol", "primary", "store_key", "split_hash")
     if missing := [key for key in needed if key not in result]:
@@ -219,30 +233,36 @@ def _read_result(path: Path) -> dict[str, Any]:
     return run | {"fold": _fold(result["fold"])}
 
 
-def _read_cases(path: Path) -> pd.DataFrame:
-    """The rows of one run, whole: a table that was cut off or scores a case twice is a ValueError."""
+def read_cases(path: Path, categories: bool = False) -> pd.DataFrame:
+    """The rows of one run, whole: a table that was cut off or scores a case twice is a ValueError.
+
+    Numbers are those of the file to the last bit. ``categories``: columns of text are categories, for who reads many runs.
+    """
+    text_type = pa.dictionary(pa.int32(), pa.string()) if categories else pa.string()
+    types = {name: pa.float64() if name in NUMBERS else text_type for name in CASE_COLUMNS} | {"seed": pa.int64()}
     # text stays text: a case may be called 001 or NA
-    empty = {name: ["", "nan", "NaN"] for name in NUMBERS}
-    types = {name: "float64" if name in NUMBERS else "str" for name in CASE_COLUMNS} | {"seed": "int64"}
+    convert = csv.ConvertOptions(column_types=types, null_values=["", "nan", "NaN"], strings_can_be_null=False)
     try:
         text = (path / "cases.csv").read_text()
-        cases = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False, na_values=empty)
+        rows = io.BytesIO(text.encode())
+        table = csv.read_csv(rows, csv.ReadOptions(use_threads=False), csv.ParseOptions(newlines_in_values=True), convert)
     except FileNotFoundError as reason:
         raise ValueError("cases.csv is missing") from reason
-    except ValueError as reason:  # includes pandas' ParserError and UnicodeDecodeError
+    except ValueError as reason:  # includes Arrow's errors and UnicodeDecodeError
         raise ValueError(f"cases.csv cannot be read: {str(reason).strip()}") from reason
+    cases: pd.DataFrame = table.to_pandas()
     if list(cases.columns) != list(CASE_COLUMNS):
         raise ValueError(f"cases.csv: expected the columns {', '.join(CASE_COLUMNS)}, got {', '.join(map(str, cases.columns))}")
     if cases.empty:
         raise ValueError("cases.csv has no row")
-    if not text.endswith("\n") or cases[list(NUMBERS[1:])].isna().any(axis=None):
+    if not text.endswith("\n") or cases[["seed", *NUMBERS[1:]]].isna().any(axis=None):
         raise ValueError("cases.csv was cut off in the middle of a row")
     if (odd := ~cases["status"].isin(STATUSES)).any():
         raise ValueError(f"cases.csv: expected a status of {', '.join(STATUSES)}, got {cases.loc[odd, 'status'].iloc[0]!r}")
     if cases.duplicated(SCORED_ONCE).any():
         twice = cases.loc[cases.duplicated(SCORED_ONCE), "case"].iloc[0]
         raise ValueError(f"cases.csv scores case {twice} more than once")
-    for (_, dataset), scored in cases.groupby(["protocol", "dataset"]):
+    for (_, dataset), scored in cases.groupby(["protocol", "dataset"], observed=True):
         expected = scored["case"].nunique() * len(scored[["class", "metric"]].drop_duplicates())
         if len(scored) != expected:
             raise ValueError(

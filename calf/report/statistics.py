@@ -26,12 +26,14 @@ COMPARED = (
     "num_scored",
     "num_cases",
     "num_patients",
+    "num_scored_patients",
     "num_seeds",
     "difference",
     "difference_low",
     "difference_high",
     "difference_seed_sd",
     "num_pairs",
+    "num_paired_patients",
     "p",
     "p_holm",
     "effect",
@@ -56,14 +58,23 @@ def per_unit(cases: pd.DataFrame, metric: str) -> pd.DataFrame:
     return means.unstack(ROW).sort_index().sort_index(axis=1)
 
 
-def compare(cases: pd.DataFrame, metric: str, baseline: str | None, num_bootstrap: int = 10_000, seed: int = 0) -> pd.DataFrame:
+def compare(
+    cases: pd.DataFrame,
+    metric: str,
+    baseline: str | None,
+    num_bootstrap: int = 10_000,
+    seed: int = 0,
+    all_pairs: bool = True,
+) -> pd.DataFrame:
     """One row a protocol, data set, class, model and loss (``COMPARED``), in the order of the summary.
 
-    ``mean``, ``sd``, ``seed_sd`` and the ``num_`` columns are those of :func:`calf.report.summary.summarise`. ``low`` and
+    ``mean``, ``sd``, ``seed_sd`` and most ``num_`` columns are those of :func:`calf.report.summary.summarise`;
+    ``num_scored_patients`` have a value. ``low`` and
     ``high``: 95 % interval of the mean, a bootstrap-t in which whole patients are drawn, clipped to the range of the values,
     which a mean cannot leave. Against the baseline loss of the same model, for cases and seeds where both have a value:
 
-    ``difference``: mean over these ``num_pairs`` cases of the value minus the baseline's, with an interval made likewise;
+    ``difference``: mean over these ``num_pairs`` cases of ``num_paired_patients`` of the value minus the baseline's, with an
+    interval made likewise;
     ``difference_seed_sd``: SD over the common seeds of that mean.
     ``p``: two-sided sign-flip test of patients' mean differences, each patient counting once; exact up to 16 patients.
     ``p_holm``: Holm over all comparisons with a baseline of that protocol, data set and class, those of all models together.
@@ -93,6 +104,8 @@ def compare(cases: pd.DataFrame, metric: str, baseline: str | None, num_bootstra
         baseline: a loss; None: nothing is tested.
         num_bootstrap: resamples of an interval.
         seed: of resamples and flips.
+        all_pairs: whether rows are compared with the best one, which takes the test of every pair of rows; if not,
+            ``equal_to_best`` marks none.
 
     Raises:
         ValueError: no row is of this metric or baseline, or rows cannot stand in one table (:func:`calf.report.units.rows_of`).
@@ -100,36 +113,38 @@ def compare(cases: pd.DataFrame, metric: str, baseline: str | None, num_bootstra
     rows = rows_of(cases, metric)
     if baseline is not None and baseline not in set(rows["loss"]):
         raise ValueError(f"baseline: expected one of the losses {', '.join(sorted(set(rows['loss'])))}; got {baseline}")
-    found = [_compare(scores, metric, baseline, num_bootstrap, seed) for scores in arrange(rows)]
+    found = [_compare(scores, metric, baseline, num_bootstrap, seed, all_pairs) for scores in arrange(rows)]
     summary = summarise(rows)[[*GROUP, *SUMMARISED]]
     return summary.merge(pd.concat(found, ignore_index=True), on=GROUP, validate="one_to_one")[list(COMPARED)]
 
 
-def _compare(scores: Scores, metric: str, baseline: str | None, num_bootstrap: int, seed: int) -> pd.DataFrame:
+def _compare(scores: Scores, metric: str, baseline: str | None, num_bootstrap: int, seed: int, all_pairs: bool) -> pd.DataFrame:
     numbers = len(scores.rows)
     table = pd.DataFrame(scores.rows, columns=ROW).assign(**dict(zip(BLOCK, scores.block, strict=True)))
     table[["low", "high", "difference", "difference_low", "difference_high", "difference_seed_sd"]] = np.nan
     table[["p", "p_holm", "effect"]] = np.nan
-    table["num_pairs"] = 0
+    table[["num_pairs", "num_paired_patients", "num_scored_patients"]] = 0
     notes: list[list[str]] = [[] for _ in range(numbers)]
     values = scores.means()
-    best = _best(values, metric, notes)
+    best = _best(values, metric, notes) if all_pairs else None
     table["equal_to_best"] = _as_good(values, best)
     table["power_note"] = ""
     if scores.pooled:
         notes = [[*own, POOLED_NOTE] for own in notes]
     else:
         num_patients = (patient_sums(values, scores.patient)[1] > 0).sum(0)
+        table["num_scored_patients"] = num_patients
         table["low"], table["high"] = clustered_interval(values, scores.patient, num_bootstrap, seed)
         for own, number in zip(notes, num_patients, strict=True):
             own += ["one patient: no interval"] if number == 1 else []
         _seeds(scores, table, notes)
         against = _against(scores, baseline, notes)
         if baseline is not None:
-            p = _pairwise(scores, seed)
-            _test(table, scores, against, p, num_bootstrap, seed, notes)
-            table["equal_to_best"] = _not_worse(values, best, holm_of_pairs(p), metric)
-        table["power_note"] = _power(num_patients, table["p"].notna().to_numpy())
+            _test(table, scores, against, num_bootstrap, seed, notes)
+            if best is not None:
+                table["equal_to_best"] = _not_worse(values, best, holm_of_pairs(_pairwise(scores, seed)), metric)
+        tested = table["p"].notna().to_numpy()
+        table["power_note"] = power_notes(num_patients, tested, int(tested.sum()))
     table["significant"] = table["p_holm"] <= LEVEL
     table["note"] = ["; ".join(own) for own in notes]
     return table
@@ -213,7 +228,6 @@ def _test(
     table: pd.DataFrame,
     scores: Scores,
     against: Indices,
-    p: Floats,
     num_bootstrap: int,
     seed: int,
     notes: list[list[str]],
@@ -225,15 +239,18 @@ def _test(
     differences = scores.differences(tested, against[tested])
     of_seeds = nanmean(scores.values[:, :, tested] - scores.values[:, :, against[tested]], axis=0)
     low, high = clustered_interval(differences, scores.patient, num_bootstrap, seed)
+    of_patients = scores.of_patients(differences)
+    p = sign_flip_p(of_patients, seed)
     columns = {
         "difference": nanmean(differences, axis=0),
         "difference_low": low,
         "difference_high": high,
         "difference_seed_sd": _sd(of_seeds),
         "num_pairs": (~np.isnan(differences)).sum(0),
-        "p": p[tested, against[tested]],
-        "p_holm": holm(p[tested, against[tested]]),
-        "effect": rank_biserial(scores.of_patients(differences)),
+        "num_paired_patients": (~np.isnan(of_patients)).sum(0),
+        "p": p,
+        "p_holm": holm(p),
+        "effect": rank_biserial(of_patients),
     }
     for name, column in columns.items():
         table.loc[tested, name] = column
@@ -259,9 +276,15 @@ def _restriction(scores: Scores, row: int, baseline: int, num_pairs: int) -> lis
     return said
 
 
-def _power(num_patients: npt.NDArray[np.int64], tested: npt.NDArray[np.bool_]) -> list[str]:
-    """Below 50 patients their number, and whether it is too small for the least p of their sign flips to survive Holm."""
-    said, family = [], int(tested.sum())
+def power_notes(num_patients: npt.NDArray[np.int64], tested: npt.NDArray[np.bool_], family: int) -> list[str]:
+    """Below 50 patients their number, and whether it is too small for the least p of their sign flips to survive Holm.
+
+    Args:
+        num_patients: (R,), that have a value in each row.
+        tested: (R,), whether a row is compared with a baseline.
+        family: how many comparisons Holm is over.
+    """
+    said = []
     for number, compared in zip(num_patients, tested, strict=True):
         note = f"N < {FEW}: {number} patient{'' if number == 1 else 's'}" if number < FEW else ""
         if compared and family * 2.0 ** (1 - number) > LEVEL:

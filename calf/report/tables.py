@@ -7,15 +7,21 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from calf.report import words
+from calf.report import beside, words
 from calf.report.findings import Block, Findings
+from calf.report.further import further
 from calf.report.grids import EMPTY, NOTHING, RUNS, Cell, Grid, comparisons, cost, heading, incomplete, rested_on, scores
+from calf.report.published import Beside
 
+MOST = 40  # rows of published numbers that the terminal shows
 SHORT = {"sensitivity": "sens.", "specificity": "spec.", "precision": "prec."}
 
 
-def markdown(found: Findings) -> str:
-    """The whole report as Markdown: tables by protocol, data set and class, what they mean, and what is not in them."""
+def markdown(found: Findings, compared: Beside | None = None) -> str:
+    """The whole report as Markdown: tables by protocol, data set and class, what they mean, and what is not in them.
+
+    ``compared``: published numbers beside ours, which get a section.
+    """
     parts = [f"# {found.title}", words.lead(found)]
     for block in found.blocks:
         parts += [f"## {block.dataset}: {block.name} (`{block.protocol}`)", _grid(scores(block, block.main_metrics))]
@@ -23,17 +29,28 @@ def markdown(found: Findings) -> str:
         if not block.compared.empty:
             parts.append(_grid(comparisons(block)))
             parts += words.caveats(block)
-        if rest := [metric for metric in block.metrics if metric not in block.main_metrics]:
-            parts += ["Supplementary:", _grid(scores(block, rest))]
-    if found.blocks:
-        parts += [*words.foot(found), "## Cost", _grid(cost(found))]
-    else:
-        parts.append("No run has finished yet.")
+        for part in further(block):
+            parts += [
+                *([] if part.grid is None else [f"### {part.title}", _grid(part.grid)]),
+                *([" ".join(part.notes)] if part.notes else []),
+            ]
+    parts += words.foot(found) if found.blocks else ["No run has finished yet."]
+    parts += _beside(compared) if compared is not None else []
+    parts += ["## Cost", _grid(cost(found))] if found.blocks else []
     if found.notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in found.notes)]
     if not found.gathered.incomplete.empty:
         parts += ["## Incomplete runs", "These are in no mean above.", _grid(incomplete(found))]
     return "\n\n".join(parts) + "\n"
+
+
+def _beside(compared: Beside) -> list[str]:
+    parts = []
+    for protocol in compared.protocols:
+        parts += [f"## {beside.title(protocol)}", *beside.above(compared, protocol)]
+        parts += [_grid(beside.grid(compared, protocol))] if compared.published else []
+        parts += ["\n".join(f"- {_safe(line)}" for line in beside.below(compared, protocol))]
+    return [part for part in parts if part]
 
 
 def _grid(grid: Grid) -> str:
@@ -52,7 +69,7 @@ def _safe(text: str) -> str:
     return text.replace("\n", " ")
 
 
-def terminal(found: Findings) -> RenderableType:
+def terminal(found: Findings, compared: Beside | None = None) -> RenderableType:
     """The main tables for the eye, 100 columns wide; SD stands under the mean."""
     parts: list[RenderableType] = [Text(words.lead(found), style="bold"), *(_block(block) for block in found.blocks)]
     if found.blocks:
@@ -61,10 +78,31 @@ def terminal(found: Findings) -> RenderableType:
         parts.append(Text(f"mean, and below it the SD over cases (batches); the best in green{alike}", style="dim"))
     else:
         parts = [Text("no run has finished yet", style="bold")]
+    parts += _published(compared) if compared is not None else []
     parts += [Text(note, style="yellow") for note in found.notes]
     for run in found.gathered.incomplete.to_dict("records"):
         parts.append(Text.assemble((f"{run['state']}: ", "bold red"), run["folder"], (f"  {run['error']}", "dim")))
     return Group(*parts)
+
+
+def _published(compared: Beside) -> list[RenderableType]:
+    """Theirs, ours and the difference; what they rest on, sources and notes are in the files."""
+    parts: list[RenderableType] = []
+    for protocol in compared.protocols:
+        parts += [Text(beside.title(protocol)), *(Text(text, style="dim") for text in beside.above(compared, protocol))]
+        if not compared.published:
+            continue
+        grid, table = beside.grid(compared, protocol), Table(box=SIMPLE_HEAD)
+        if len(grid.rows) > MOST:
+            parts.append(Text(f"The table of {len(grid.rows)} rows is in report.md.\n"))
+            continue
+        shown = [place for place, name in enumerate(grid.header) if place <= grid.header.index(beside.DIFFERENCE) or name == RUNS]
+        for place in shown:
+            table.add_column(grid.header[place], justify="left" if place < grid.num_text else "right", overflow="fold")
+        for row in grid.rows:
+            table.add_row(*(_styled(row[place]) for place in shown))
+        parts.append(table)
+    return parts
 
 
 def _block(block: Block) -> Table:

@@ -1,4 +1,7 @@
-"""Reads what a qualitative panel shows: image, truth and predictions of a case, and checks them against the case's own row."""
+"""Reads what a qualitative panel shows: image, truth and predictions of a case, and checks them against the case's own row.
+
+Files are read as training reads them, whatever their format: NIfTI, MetaImage, NRRD, DICOM series and segmentations.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from calf.data.cases import Case, Image
+from calf.data.grid import Grid, same_grid
+from calf.data.volumes import VolumeError, read_header, read_images, read_mask, read_volume
+
 Mask = npt.NDArray[np.bool_]
-NIFTI = (".nii", ".nii.gz")
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 PERCENTILES = (0.5, 99.5)  # of what is not 0, shown from black to white
 
@@ -33,15 +38,14 @@ class Scan:
     image: npt.NDArray[np.uint8] | None
     without: str
     truth: Mask
-    affine: npt.NDArray[np.float64]
+    grid: Grid
     axis: int
     target: dict[str, Any]
     name: str
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        x, y, z = nib.affines.voxel_sizes(self.affine).tolist()
-        return x, y, z
+        return self.grid.spacing_mm
 
     def prediction(self, path: Path, volume_mm3: float) -> Mask:
         """The predicted mask of this case's class.
@@ -51,19 +55,21 @@ class Scan:
         """
         if not path.is_file():
             raise Unreadable("not saved")
-        values, affine = _labels(path)
-        if values.shape != self.truth.shape or not np.allclose(affine, self.affine, atol=1e-2):
+        values, grid = _labels(path)
+        if not same_grid(grid, self.grid):
             raise Unreadable("on another grid than the mask")
         place = self.target["names"].index(self.name)
         overlapping = not self.target["exclusive"] and len(self.target["names"]) > 1
         mask = (values >> place) & 1 == 1 if overlapping else values == place + 1
-        if not _is_volume(mask, affine, volume_mm3):
+        if not _is_volume(mask, grid, volume_mm3):
             raise Unreadable("not what was scored")
         return mask
 
 
 def read_scan(folders: Iterable[Path], case: str, name: str, volume_mm3: float) -> Scan:
     """A case's image and truth, from what the data.json of the first of these run folders that has one says.
+
+    The image is the first modality that can be read; where the preparation brought images onto the grid of one of them, so is it.
 
     Args:
         folders: of runs that tested the case.
@@ -72,25 +78,27 @@ def read_scan(folders: Iterable[Path], case: str, name: str, volume_mm3: float) 
         volume_mm3: the reference volume of the case's row.
 
     Raises:
-        Unreadable: no data.json, no NIfTI mask where it says, or a mask that is not the one that was scored.
+        Unreadable: no data.json, no mask that can be read where it says, or one that is not the one that was scored.
     """
     data = _data(folders)
     entry = data.get("test_cases", {}).get(case)
     if entry is None or name not in data["target"]["names"]:
         raise Unreadable("data.json does not say where its files lie")
-    truth, affine = _labels(_nifti(Path(entry["reference"] or entry["mask"]), "mask"))
-    mask = np.isin(truth, data["target"]["labels"][data["target"]["names"].index(name)])
-    if not _is_volume(mask, affine, volume_mm3):
+    preparation = data.get("preparation", {})
+    images = {key: Image(Path(path), channel) for key, (path, channel) in entry["images"].items()}
+    onto = preparation.get("onto") if preparation.get("onto") in images else None
+    labels, grid = _truth(Path(entry["reference"] or entry["mask"]), images, onto, _meanings(data, entry))
+    mask = np.isin(labels, data["target"]["labels"][data["target"]["names"].index(name)])
+    if not _is_volume(mask, grid, volume_mm3):
         raise Unreadable("its mask is not what was scored")
     image, without = None, "no image"
-    for path, channel in entry["images"].values():
+    for modality in images:
         try:
-            image = _image(_nifti(Path(path), "image"), channel, mask.shape, affine)
+            image = _image(Case(case, case, images), modality, onto, grid)
             break
         except Unreadable as reason:
             without = str(reason)
-    axis = AXES.get(data.get("preparation", {}).get("plane"), 2)
-    return Scan(image, without, mask, affine, axis, data["target"], name)
+    return Scan(image, without, mask, grid, AXES.get(preparation.get("plane"), 2), data["target"], name)
 
 
 def _data(folders: Iterable[Path]) -> dict[str, Any]:
@@ -103,42 +111,55 @@ def _data(folders: Iterable[Path]) -> dict[str, Any]:
     raise Unreadable("its runs have no data.json")
 
 
-def _nifti(path: Path, what: str) -> Path:
-    if not path.name.endswith(NIFTI):
-        raise Unreadable(f"its {what} is no NIfTI file ({path.name})")
-    if not path.is_file():
+def _meanings(data: dict[str, Any], entry: dict[str, Any]) -> dict[int, str]:
+    """What the values of a case's mask may be; of joined data sets each has its own."""
+    labels = data.get("labels", {})
+    own = labels.get(entry.get("dataset")) if entry.get("dataset") else labels
+    return {int(value): str(meaning) for value, meaning in (own or {}).items()}
+
+
+def _truth(
+    path: Path, images: dict[str, Image], onto: str | None, meanings: dict[int, str]
+) -> tuple[npt.NDArray[np.int64], Grid]:
+    if path.suffix.lower() != ".dcm":
+        return _labels(_there(path, "mask"))
+    # a DICOM segmentation has no grid but that of its image
+    image = _there(next(iter(images.values())).path if onto is None else images[onto].path, "image, whose grid its mask has,")
+    try:
+        grid = read_header(image)
+        return read_mask(_there(path, "mask"), meanings, image, grid).astype(np.int64), grid
+    except VolumeError as reason:
+        raise Unreadable(str(reason)) from reason
+
+
+def _there(path: Path, what: str) -> Path:
+    if not path.exists():
         raise Unreadable(f"its {what} is no longer at {path}")
     return path
 
 
-def _read(path: Path, channel: int | None) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
-    """A volume (X, Y, Z) in RAS+ order, and its affine."""
+def _labels(path: Path) -> tuple[npt.NDArray[np.int64], Grid]:
     try:
-        file: Any = nib.load(path)
-        values = np.asanyarray(file.dataobj)
-        if values.ndim > 3:
-            values = values[..., channel or 0] if channel is not None else values.reshape(values.shape[:3])
-        ras: Any = nib.as_closest_canonical(nib.Nifti1Image(values, file.affine))
-        return np.asanyarray(ras.dataobj), ras.affine
-    except (OSError, ValueError, EOFError, IndexError, nib.filebasedimages.ImageFileError) as reason:
-        raise Unreadable(f"{path.name} cannot be read: {reason}") from reason
+        volume = read_volume(path)
+    except VolumeError as reason:
+        raise Unreadable(str(reason)) from reason
+    return np.rint(volume.data).astype(np.int64), volume
 
 
-def _labels(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    values, affine = _read(path, None)
-    return np.rint(values).astype(np.int64), affine
-
-
-def _image(path: Path, channel: int | None, shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    values, own = _read(path, channel)
-    if values.shape != shape or not np.allclose(own, affine, atol=1e-2):
+def _image(case: Case, modality: str, onto: str | None, grid: Grid) -> npt.NDArray[np.uint8]:
+    _there(case.images[modality].path, "image")
+    try:
+        images, own = read_images(case, [modality], onto)
+    except VolumeError as reason:
+        raise Unreadable(str(reason)) from reason
+    if not same_grid(own, grid):
         raise Unreadable("its image lies on another grid than its mask")
-    values = np.nan_to_num(values.astype(np.float32))
+    values = images[0]
     inside = values[values != 0]
     low, high = np.percentile(inside if inside.size else values, PERCENTILES)
     return (np.clip((values - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)
 
 
-def _is_volume(mask: Mask, affine: npt.NDArray[np.float64], volume_mm3: float) -> bool:
-    voxel = abs(float(np.linalg.det(affine[:3, :3])))
+def _is_volume(mask: Mask, grid: Grid, volume_mm3: float) -> bool:
+    voxel = abs(float(np.linalg.det(grid.affine[:3, :3])))
     return bool(abs(np.count_nonzero(mask) * voxel - volume_mm3) <= 0.5 * voxel + 1e-4 * volume_mm3)

@@ -32,6 +32,47 @@ TEST = (
     "other columns describe."
 )
 
+SUPPLEMENTARY = (
+    "Supplementary tables: nothing is tested in them; in bold, for each metric, the best mean, the lowest where lower is better."
+)
+SIGNED = (
+    "Volume difference: predicted minus reference volume, in all cases; a mean near 0 says that too much and too little balance, "
+    "not that volumes are right (see the relative volume error, which has no sign)."
+)
+BRATS = (
+    "Sensitivity to the empty rule: a case without reference scores 1 where the prediction is empty too, and 0 where it is not, "
+    "as in the BraTS challenges (arXiv 2011.00848); a miss is 0 in either table. HD95 is left out: BraTS sets it to the diagonal "
+    "of its own images."
+)
+NO_EMPTY_REFERENCE = "Every case has a reference, so the rule of BraTS for empty masks (1 or 0) gives the same numbers."
+OTHER_ORDER = "cases ranked first"
+
+
+def strata(baseline: str, num_tests: int) -> str:
+    """What was tested within strata, and over which family."""
+    if not num_tests:
+        return "Nothing is tested within strata."
+    return (
+        f"Each stratum by itself: paired sign-flip test against {baseline} with the same network, Holm over all {num_tests} "
+        "comparisons of all strata as one family, apart from that of the whole table."
+    )
+
+
+def agreement(num_rows: int, per_case: bool) -> str:
+    """How the table of Kendall's tau is read."""
+    said = (
+        f"Kendall's tau-b between two rankings of {num_rows} rows (models and losses): 1 the same order, 0 no relation, -1 "
+        "the reverse. Where it is low, which loss is best depends on the metric. It is of the means as they are: rows that "
+        "differ by chance alone lower it."
+    )
+    last = " Last column: between the ranking of means, which the tables show, and that of the mean ranks within cases."
+    return said + (last if per_case else "")
+
+
+def too_few_rows(num_rows: int) -> str:
+    """Why there is no tau."""
+    return f"Kendall's tau between rankings is not given: it takes three models and losses, here are {num_rows}."
+
 
 def lead(found: Findings) -> str:
     """What the tables compare, in a sentence."""

@@ -137,7 +137,7 @@ def test_numbers_of_the_page_are_those_of_the_cases(out):
     difference = (own.set_index(["case", "seed"])["value"] - base.set_index(["case", "seed"])["value"]).groupby("case").mean()
     assert compared.loc[("brain", "calf", "dice"), "difference"] == pytest.approx(difference.mean(), abs=1e-12)
     assert f"{mean:.3f} [" in (out / "report.md").read_text().replace("**", "")
-    assert f"{difference.mean():+.3f} [" in (out / "index.html").read_text()
+    assert f"{difference.mean():+.3f}<small> [" in (out / "index.html").read_text()
 
 
 def test_data_sets_are_ranked_together(study):

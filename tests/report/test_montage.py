@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from calf.data.grid import make_grid
 from calf.report.montage import FN, FP, TILE, TP, TRUTH, Shown, Strip, coloured, montage, outlined, slice_shown
 from calf.report.panels import chosen
 from calf.report.volumes import Scan, Unreadable, read_scan
@@ -24,7 +25,8 @@ def colours(picture: np.ndarray) -> Counter:
 
 def scan(truth: np.ndarray, affine: np.ndarray | None = None) -> Scan:
     image = np.full(truth.shape, 100, np.uint8)
-    return Scan(image, "", truth, np.eye(4) if affine is None else affine, 2, TARGET, "tumour")
+    grid = make_grid(Path("mask.nii"), truth.shape, np.eye(4) if affine is None else affine, 1)
+    return Scan(image, "", truth, grid, 2, TARGET, "tumour")
 
 
 def test_colours_are_counted_exactly():
@@ -131,7 +133,13 @@ def test_what_was_not_scored_is_not_shown(case):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"mask": "mask.mha"}, r"its mask is no NIfTI file \(mask.mha\)"),
+        ({"mask": "mask.mha"}, "its mask is no longer at mask.mha"),
+        ({"mask": __file__}, "expected a NIfTI file"),
+        ({"mask": "/nowhere/mask.dcm"}, "its mask is no longer at /nowhere/mask.dcm"),
+        (
+            {"mask": "mask.dcm", "images": {"ct": ["/nowhere/ct", None]}},
+            "its image, whose grid its mask has, is no longer at /nowhere/ct",
+        ),
         ({"mask": "/nowhere/mask.nii.gz"}, "its mask is no longer at /nowhere"),
     ],
 )
@@ -154,7 +162,7 @@ def test_a_case_without_its_image_is_shown_on_black_and_one_without_data_not_at_
 def test_regions_that_overlap_are_bits(case):
     found = read_scan([case], "c1", "tumour", 12.0)
     target = {"names": ["whole", "tumour"], "labels": [[1, 2, 4], [1, 4]], "exclusive": False}
-    overlapping = Scan(found.image, "", found.truth, found.affine, 1, target, "tumour")
+    overlapping = Scan(found.image, "", found.truth, found.grid, 1, target, "tumour")
     values = np.zeros((5, 4, 3), np.uint8)
     values[0, 1, 2], values[1, 1, 2], values[2, 2, 1] = 3, 2, 1
     nib.save(nib.Nifti1Image(values, np.diag([-1.0, 2.0, 3.0, 1.0])), case / "bits.nii.gz")

@@ -79,8 +79,8 @@ def test_two_losses_and_two_seeds(grid):
 def test_files_and_terminal(grid, capsys):
     out = report(grid)
     assert out == grid / "report"
-    files = ["cases.csv", "comparisons.csv", "figures", "index.html", "report.csv", "report.md", "report.tex"]
-    assert sorted(path.name for path in out.iterdir()) == files
+    files = ["agreement.csv", "brats.csv", "cases.csv", "challengeR", "comparisons.csv", "figures", "index.html", "report.csv"]
+    assert sorted(path.name for path in out.iterdir()) == [*files, "report.md", "report.tex", "strata.csv"]
     text = (out / "report.md").read_text()
     cases, summary = pd.read_csv(out / "cases.csv", dtype={"case": str}), pd.read_csv(out / "report.csv")
     assert tuple(cases.columns) == CASE_COLUMNS
@@ -179,7 +179,8 @@ def test_the_declared_metric_comes_first_and_the_charters_five_always(make, runs
     assert [heading(metric) for metric in block.main_metrics[:4]] == ["lesion F1", "Dice", "NSD, 2 mm", "HD95, mm"]
     text = text_of(runs)
     assert "| Dice | NSD, 2 mm | HD95, mm | sensitivity |" in text
-    assert "| model | loss | IoU | accuracy | lesion F1 |" in text  # supplementary
+    assert "### Supplementary: overlap and volume\n\n| model | loss | IoU | accuracy |" in text
+    assert "### Supplementary: lesions\n\n| model | loss | lesion F1 |" in text
 
 
 def test_statuses_are_those_of_dice(make, runs):
