@@ -2,8 +2,8 @@
 
     python found.py <folder of runs> [<limit in mm3> ...]        limits 100 and 1000 if none are given
 
-A lesion is a connected component (26 neighbours) of the reference; found means that one of its voxels was predicted. Lesions of all
-tested cases, seeds and folds count once each time they were tested. ``sd`` is that of the seeds' shares.
+A lesion is a connected component (26 neighbours) of the reference; found means that one of its voxels was predicted. Lesions
+of all tested cases and folds together make the share of a seed; ``found`` is the mean over seeds, ``sd`` their SD.
 """
 
 from __future__ import annotations
