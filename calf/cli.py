@@ -30,9 +30,9 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="as for train.py: da
 def prepare(overrides: Overrides = None) -> None:
     """Read a data set, check every case, and write the store that training reads."""
     with _configured(overrides) as cfg:
-        from calf import run
+        from calf import plan
 
-        print(f"prepared: {run.prepare(cfg, divided=False)}")
+        print(f"prepared: {plan.prepare(cfg, divided=False)}")
 
 
 @app.command()
@@ -42,9 +42,9 @@ def inspect(
 ) -> None:
     """Prepare a data set where need be, and show its imbalance and what CALF makes of it, as a page and as JSON."""
     with _configured(overrides) as cfg:
-        from calf import run
+        from calf import plan
 
-        print(f"written: {run.inspect(cfg, out)}")
+        print(f"written: {plan.inspect(cfg, out)}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
-    from calf.run import RunPlan
+    from calf.plan import RunPlan
 
 
 def wandb_logger(run: RunPlan, project: str, entity: str | None, mode: str | None) -> WandbLogger:

@@ -17,9 +17,10 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from calf.plan import cell_names, plan
 from calf.report import report
 from calf.report.published import read_published
-from calf.run import _names, plan, run
+from calf.run import run
 from tests.conftest import ROOT
 from tests.data.layouts.trees import write
 
@@ -70,7 +71,7 @@ def cells(*chosen: str) -> list[tuple[str, ...]]:
 @cache
 def names_of_cells(chosen: str) -> list[dict[str, str]]:
     """What tables call data set, model and loss of each of these cells, of which every one composes."""
-    return [_names(checked(cell)) for cell in cells(chosen)]
+    return [cell_names(checked(cell)) for cell in cells(chosen)]
 
 
 def checked(cell: tuple[str, ...]) -> DictConfig:

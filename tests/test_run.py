@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 
@@ -133,6 +134,17 @@ def test_a_finished_run_is_not_run_again(train, capsys):
     assert "finished before" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in planned.folder.path.rglob("*")} == stamps
     assert again.value == planned.value
+
+
+def test_two_processes_are_not_at_work_in_one_folder(train, place, composed):
+    cfg = composed(*tiny(place, "name=held"))
+    HydraConfig.instance().set_config(cfg)
+    folder = run.plan(cfg).folder
+    folder.path.mkdir(parents=True)
+    with FileLock(folder.path / ".lock"), pytest.raises(SystemExit, match="another process is at work"):
+        run.run(cfg)
+    assert [path.name for path in folder.path.iterdir()] == [".lock"]
+    assert train("name=held").finished
 
 
 def test_what_cannot_change_a_number_does_not_change_the_folder(place, composed):

@@ -40,9 +40,9 @@ class GridConf:
     # show only what failed and the final table
     quiet: bool = False
     # function of a job's configuration that says where it runs and whether it is done (see `_jobs.Plan`)
-    planner: str = "calf.run.plan"
+    planner: str = "calf.plan.plan"
     # function of a job's configuration, called once for each data set before any job starts; null: nothing to prepare
-    prepare: str | None = "calf.run.prepare"
+    prepare: str | None = "calf.plan.prepare"
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="calf_grid", node=GridConf, provider="calf_grid")
