@@ -38,8 +38,9 @@ from calf.data.phantom import Phantom
 from calf.data.prepare import Preparation
 from calf.data.splits import Holdout
 from calf.losses.pixelwise import BCELoss
+from calf.masks import decode_mask
 from calf.metrics.protocol import PerCase
-from calf.module import Segmenter, decode_mask
+from calf.module import Segmenter
 from calf.runfolder import RunFolder
 
 ROUNDS = 5

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from calf.data.restore import write_mask, write_probabilities
+from calf.data.store import channels_of
 from calf.files import write_text
 from calf.losses.contract import TakesBranches
 from calf.pictures import overlay, slices_to_show
@@ -154,7 +155,7 @@ class Predictions(pl.Callback):
     """The tested cases, in the grid of their own files, as soon as a case is complete.
 
     ``predictions/<case>.nii.gz``, the masks; ``probabilities/<case>-<name>.nii.gz``, the probability of each target name in
-    steps of 1/255.
+    steps of 1/255, at least 128 of them in the mask and nowhere else, but for exclusive classes.
 
     Args:
         folder: of the run.
@@ -172,8 +173,10 @@ class Predictions(pl.Callback):
             if self.masks:
                 write_mask(self.folder.predictions / f"{case.id}.nii.gz", mask, case)
             if self.probabilities:
-                for name, volume in zip(pl_module.target.names, probabilities, strict=True):
-                    write_probabilities(self.folder.probabilities / f"{case.id}-{name}.nii.gz", volume, case)
+                target = pl_module.target
+                for name, volume, found in zip(target.names, probabilities, channels_of(mask, target), strict=True):
+                    path = self.folder.probabilities / f"{case.id}-{name}.nii.gz"
+                    write_probabilities(path, volume, case, None if target.exclusive else found)
 
 
 class Pictures(pl.Callback):

@@ -18,7 +18,7 @@ from calf.data.cases import Case, Target
 from calf.data.geometry import Geometry, slice_grid
 from calf.data.prepare import Preparation, cut
 from calf.data.volumes import read_images
-from calf.module import encode_prediction, finest, in_unit_range
+from calf.masks import encode_prediction, finest, in_unit_range
 from calf.runfolder import RunFolder
 from calf.windows import Windows, as_volume
 

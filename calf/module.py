@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from calf.data.cases import Target
 from calf.data.joined import JoinedStore
 from calf.data.restore import CaseCollector, Restored
 from calf.losses.contract import Explores, FollowsEpochs, ObservesDataset, TakesDistanceMaps
+from calf.masks import decode_mask, encode_prediction, finest, foreground, foreground_probabilities, in_unit_range, inside
 from calf.metrics.overlap import SliceCounts, count_slices
 from calf.metrics.protocol import Protocol
 from calf.metrics.scores import POOLED
@@ -31,68 +32,6 @@ if TYPE_CHECKING:
 
     from calf.data.augment import Augmentation
     from calf.data.datamodule import Batch, SliceData
-
-
-def decode_mask(mask: Tensor, target: Target) -> Tensor:
-    """Stored masks uint8 (B, *S) as the loss wants them: class indices int64 (B, *S), or channels float32 (B, C, *S)."""
-    if target.exclusive:
-        return mask.long()
-    if len(target.names) == 1:
-        return mask.unsqueeze(1).float()
-    bits = torch.arange(len(target.names), device=mask.device, dtype=torch.uint8)
-    return ((mask.unsqueeze(1) >> bits.view(1, -1, *[1] * (mask.ndim - 1))) & 1).float()
-
-
-def foreground(mask: Tensor, target: Target) -> Tensor:
-    """Stored masks uint8 (B, *S) as one boolean channel for each target name: (B, names, *S)."""
-    if target.exclusive:
-        return torch.stack([mask == value + 1 for value in range(len(target.names))], dim=1)
-    return mask.unsqueeze(1) > 0 if len(target.names) == 1 else decode_mask(mask, target).bool()
-
-
-def encode_prediction(logits: Tensor, target: Target) -> Tensor:
-    """Logits (B, C, *S) as a mask in the store's encoding, uint8 (B, *S): the likeliest class, or every logit above 0."""
-    if target.exclusive:
-        return logits.argmax(dim=1).to(torch.uint8)
-    if len(target.names) == 1:
-        return (logits[:, 0] > 0).to(torch.uint8)
-    positive = (logits > 0).to(torch.uint8)
-    bits = torch.arange(len(target.names), device=logits.device, dtype=torch.uint8)
-    return (positive << bits.view(1, -1, *[1] * (logits.ndim - 2))).sum(dim=1, dtype=torch.uint8)
-
-
-def foreground_probabilities(logits: Tensor, target: Target) -> Tensor:
-    """Logits (B, C, *S) as probabilities of each target name, uint8 (B, names, *S) with 255 for 1.
-
-    Where names do not exclude each other, 128 and above are what :func:`encode_prediction` takes for foreground.
-    """
-    if target.exclusive:
-        return (logits.float().softmax(dim=1)[:, 1:] * 255).round().to(torch.uint8)
-    rounded = (logits.float().sigmoid() * 255).round()
-    return torch.where(logits > 0, rounded.clamp(min=128), rounded.clamp(max=127)).to(torch.uint8)
-
-
-def inside(box: Tensor, size: Sequence[int]) -> Tensor:
-    """Boolean (B, *size), true within each slice's box (B, 4), or each patch's (B, 6): first and end along each axis.
-
-    What lies outside is padding and is not scored.
-    """
-    within = torch.ones(len(box), *[1] * len(size), dtype=torch.bool, device=box.device)
-    for axis, length in enumerate(size):
-        places = torch.arange(length, device=box.device)
-        along = (places >= box[:, 2 * axis, None]) & (places < box[:, 2 * axis + 1, None])
-        within = within & along.view(-1, *[length if other == axis else 1 for other in range(len(size))])
-    return within
-
-
-def in_unit_range(image: Tensor) -> Tensor:
-    """Stored images, uint8, as float32 in [0, 1]; floating-point images are there already."""
-    return image.float() / 255 if image.dtype == torch.uint8 else image
-
-
-def finest(output: Tensor | Sequence[Tensor]) -> Tensor:
-    """The logits at full resolution, of a network with or without deep supervision."""
-    return output if isinstance(output, Tensor) else output[0]
 
 
 class Segmenter(pl.LightningModule):

@@ -12,10 +12,11 @@ from omegaconf import DictConfig
 from calf.data.build import StorePlan
 from calf.data.joined import source_of
 from calf.data.joined_plan import JoinedPlan
+from calf.data.store import channels_of
 from calf.data.views import Samples
 from calf.files import write_json, write_text
 from calf.plan import RunPlan, division_of, left_out_of
-from calf.provenance import commit, versions
+from calf.provenance import versions
 
 if TYPE_CHECKING:
     from calf.data.datamodule import SliceData
@@ -25,6 +26,7 @@ PRIMARY = "dice"  # chooses the checkpoint on validation data, and is what a swe
 
 
 def result_of(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmenter) -> dict[str, Any]:
+    """What result.json holds, after the case rows, the split and what a checkpoint needs to know of its data were written."""
     import torch
 
     rows = module.test_rows
@@ -65,7 +67,6 @@ def result_of(cfg: DictConfig, planned: RunPlan, data: SliceData, module: Segmen
         "left_out": left_out_of(planned.store, data.store),
         "same_person_twice": division_of(cfg, planned.store, data.store)[1],
         "slices": data.kept,
-        "commit": commit(),
         "versions": versions(),
     }
 
@@ -100,13 +101,20 @@ def _data(planned: StorePlan | JoinedPlan, data: SliceData) -> dict[str, Any]:
 
 
 def _train_volumes_mm3(data: SliceData) -> dict[str, list[float]]:
-    """Of each target name the reference volume in every training case, 0 where there is none: what strata are cut by."""
-    store, division = data.store, data.division
-    areas = np.zeros((len(store.cases), len(data.target.names)))
-    np.add.at(areas, store.case_of_slice, store.areas)
-    volumes = areas * store.case_table(stored=True)["voxel_volume_mm3"].to_numpy()[:, None]
-    trained = [case.patient in division.train for case in store.cases]
-    return {name: volumes[trained, number].tolist() for number, name in enumerate(data.target.names)}
+    """Of each target name the reference volume in every training case, 0 where there is none: what strata are cut by.
+
+    In the units of ``reference_volume_mm3``: of what a case would be scored against, in the annotated voxels of its own files.
+    """
+    store, names = data.store, data.target.names
+    volumes: dict[str, list[float]] = {name: [] for name in names}
+    for number, case in enumerate(store.cases):
+        if case.patient in data.division.train:
+            truth = store.truth(number)
+            if case.annotated is not None:
+                truth = np.where(case.annotated, truth, 0)
+            for name, channel in zip(names, channels_of(truth, data.target), strict=True):
+                volumes[name].append(float(np.count_nonzero(channel) * case.voxel_volume_mm3))
+    return volumes
 
 
 def _scored_on(store: Samples, original_grid: bool) -> str:

@@ -127,6 +127,7 @@ def inspect(cfg: DictConfig, out: Path | None = None) -> Path:
 
 
 def open_samples(cfg: DictConfig, planned: StorePlan | JoinedPlan, divided: bool) -> Samples:
+    """The prepared data, made first where they are missing; says what was left out, and with ``divided`` who is there twice."""
     store: Samples
     if isinstance(planned, JoinedPlan):
         store = planned.open(cfg.dataset.skip_bad_cases, cfg.dataset.workers)
@@ -155,6 +156,7 @@ def division_of(cfg: DictConfig, planned: StorePlan | JoinedPlan, store: Samples
 
 
 def left_out_of(planned: StorePlan | JoinedPlan, store: Samples) -> list[str]:
+    """The cases that a store lacks, a line each with the reason."""
     if isinstance(planned, JoinedPlan):
         assert isinstance(store, JoinedStore)
         return planned.left_out(store)

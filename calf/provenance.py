@@ -57,12 +57,14 @@ def fingerprint(config: dict[str, Any], store_key: str) -> str:
 
 
 def commit() -> str | None:
-    """The commit of the source tree, with ``+`` when files differ from it; None outside a git checkout."""
+    """The commit of the source tree, with ``+`` when code or configuration differ from it; None outside a git checkout."""
     here = Path(__file__).resolve().parent
     try:
         git = ["git", "-C", str(here)]
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        paths = [str(here.parent / name) for name in ("calf", "conf", "hydra_plugins", "train.py")]
+        status = [*git, "status", "--porcelain", "--", *paths]  # with new files, which are imported as well
+        changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+" if changed.strip() else "")

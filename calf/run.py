@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from calf.files import write_text
 from calf.outcome import PRIMARY, json_number, result_of
 from calf.plan import RunPlan, open_samples, plan
+from calf.provenance import commit
 from calf.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _alone(folder: RunFolder) -> Iterator[None]:
 def _run_planned(cfg: DictConfig, planned: RunPlan) -> None:
     from calf import tracking
 
-    folder, began = planned.folder, time.perf_counter()
+    folder, began, made_by = planned.folder, time.perf_counter(), commit()  # the code as it is now, not when the run ends
     write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(planned.config)))
     folder.write_status("starting", epoch=0, epochs=cfg.trainer.max_epochs, val={})
     try:
@@ -97,7 +98,7 @@ def _run_planned(cfg: DictConfig, planned: RunPlan) -> None:
     # epochs of earlier, interrupted processes count too; their start-up does not
     result["seconds"] = max(time.perf_counter() - began, result.pop("seconds_in_epochs"))
     folder.write_status("finished")
-    folder.finish(result)
+    folder.finish(result | {"commit": made_by})
 
 
 def _quiet() -> None:

@@ -5,19 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch.distributed as dist
-from numpy.typing import NDArray
 
 from calf.data.cases import Target
 from calf.data.restore import Restored
+from calf.data.store import channels_of
 from calf.data.views import Samples
 from calf.metrics.volumetric import VolumeScores
-
-
-def foreground_masks(mask: NDArray[np.uint8], target: Target) -> NDArray[np.bool_]:
-    """A mask in the store's encoding, of any shape, as one boolean channel for each target name: (names, *shape)."""
-    if target.exclusive:
-        return np.stack([mask == value + 1 for value in range(len(target.names))])
-    return np.stack([(mask >> bit) & 1 > 0 for bit in range(len(target.names))])
 
 
 class VolumeRows:
@@ -42,8 +35,8 @@ class VolumeRows:
         self.rows[stored.id] = self.scores.rows(
             stored.id,
             stored.patient,
-            foreground_masks(case.mask, self.target),
-            foreground_masks(truth, self.target),
+            np.stack(channels_of(case.mask, self.target)),
+            np.stack(channels_of(truth, self.target)),
             self.target.names,
             stored.spacing_mm,
             case.probabilities,

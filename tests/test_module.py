@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from calf.data.cases import Target
-from calf.module import Segmenter, decode_mask, encode_prediction, foreground, inside
+from calf.masks import decode_mask, encode_prediction, foreground, inside
+from calf.module import Segmenter
 from tests.losses.zoo import accelerator, build
 
 BINARY = Target(("whole",), ((1, 2),))

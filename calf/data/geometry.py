@@ -81,8 +81,8 @@ class Geometry:
         top, bottom, left, right = self.box
         return kept / (self.grid[0] * (bottom - top) * (right - left))
 
-    def restore(self, slices: NDArray[np.uint8], masks: bool = True) -> NDArray[np.uint8]:
-        """Stored masks of all slices, (S, *size), as a RAS volume of ``shape``; 0 outside the crop.
+    def restore(self, slices: NDArray[Any], masks: bool = True) -> NDArray[Any]:
+        """Stored masks of all slices, (S, *size), as a RAS volume of ``shape`` and the same dtype; 0 outside the crop.
 
         Exact after padding and cropping; where the volume was resampled or its slices resized see :func:`resample_mask`, or
         with ``masks`` false, for probabilities and other quantities without steps, :func:`interpolate`.
@@ -93,7 +93,7 @@ class Geometry:
         kept = (resample_mask if masks else interpolate)(volume, tuple(end - start for start, end in self.crop))
         if kept.shape == self.shape:
             return np.ascontiguousarray(kept)
-        restored = np.zeros(self.shape, np.uint8)
+        restored = np.zeros(self.shape, kept.dtype)
         restored[tuple(slice(start, end) for start, end in self.crop)] = kept
         return restored
 
@@ -137,12 +137,13 @@ def resample_mask(mask: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np
     return nearest(mask, shape)
 
 
-def interpolate(volume: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The volume on a grid of other voxels over the same extent, linearly between the centres of voxels and rounded."""
+def interpolate(volume: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """The volume on a grid of other voxels over the same extent, linearly between their centres; whole numbers rounded."""
     if volume.shape == shape:
         return volume
     factors = np.divide(shape, volume.shape).tolist()
-    return np.rint(zoom(volume.astype(np.float32), factors, order=1, mode="nearest", grid_mode=True)).astype(np.uint8)
+    found = zoom(volume.astype(np.float32), factors, order=1, mode="nearest", grid_mode=True)
+    return (np.rint(found) if np.issubdtype(volume.dtype, np.integer) else found).astype(volume.dtype)
 
 
 def nearest(volume: NDArray, shape: tuple[int, ...]) -> NDArray:
@@ -184,7 +185,7 @@ def fit_slices(slices: NDArray[np.uint8], size: tuple[int, int], fit: str, masks
     return fitted
 
 
-def unfit_slices(slices: NDArray[np.uint8], rows: int, columns: int, fit: str, masks: bool = True) -> NDArray[np.uint8]:
+def unfit_slices(slices: NDArray[Any], rows: int, columns: int, fit: str, masks: bool = True) -> NDArray[Any]:
     """Slices (S, *size) back to their own rows and columns: exact after padding; after resizing masks by
     :func:`resample_mask`, others by :func:`interpolate`.
     """

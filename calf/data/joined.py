@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from calf.data.store import StoredCase
-from calf.data.views import ModalitySamples, Samples, check_range, slices_of
+from calf.data.store import StoredCase, slice_table_of, slices_of
+from calf.data.views import ModalitySamples, Samples, check_range
 
 
 class JoinedStore:
@@ -118,8 +118,7 @@ class JoinedStore:
     @cached_property
     def slice_table(self) -> pd.DataFrame:
         """One row a sample: the id of its case and its position in the volume."""
-        ids = np.array([case.id for case in self.cases], dtype=object)
-        return pd.DataFrame({"case": ids[self.case_of_slice], "position": self.position})
+        return slice_table_of(self.cases, self.case_of_slice, self.position)
 
     @cached_property
     def boxes(self) -> NDArray[np.int32]:
@@ -151,7 +150,7 @@ class JoinedStore:
 
     def slices_of(self, patients: set[str]) -> NDArray[np.int64]:
         """Numbers of the samples of these patients, in order."""
-        return slices_of(self, patients)
+        return slices_of(self.cases, self.case_of_slice, patients)
 
 
 def joined_key(keys: dict[str, str]) -> str:

@@ -139,8 +139,7 @@ class SliceStore:
     @cached_property
     def slice_table(self) -> pd.DataFrame:
         """One row a slice: the id of its case and its position in the volume."""
-        ids = np.array([case.id for case in self.cases], dtype=object)
-        return pd.DataFrame({"case": ids[self.case_of_slice], "position": self.position})
+        return slice_table_of(self.cases, self.case_of_slice, self.position)
 
     @cached_property
     def boxes(self) -> NDArray[np.int32]:
@@ -165,8 +164,19 @@ class SliceStore:
 
     def slices_of(self, patients: set[str]) -> NDArray[np.int64]:
         """Indices of the slices of these patients, in order."""
-        wanted = np.array([case.patient in patients for case in self.cases], bool)
-        return np.flatnonzero(wanted[self.case_of_slice])
+        return slices_of(self.cases, self.case_of_slice, patients)
+
+
+def slice_table_of(cases: list[StoredCase], case_of_slice: NDArray[np.int32], position: NDArray[np.int32]) -> pd.DataFrame:
+    """One row a sample: the id of its case and its position in the volume."""
+    ids = np.array([case.id for case in cases], dtype=object)
+    return pd.DataFrame({"case": ids[case_of_slice], "position": position})
+
+
+def slices_of(cases: list[StoredCase], case_of_slice: NDArray[np.int32], patients: set[str]) -> NDArray[np.int64]:
+    """Numbers of the samples of these patients, in order."""
+    wanted = np.array([case.patient in patients for case in cases], bool)
+    return np.flatnonzero(wanted[case_of_slice])
 
 
 def channels_of(mask: NDArray[np.uint8], target: Target) -> list[NDArray[np.bool_]]:

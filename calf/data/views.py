@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from calf.data.cases import Target
-from calf.data.store import SliceStore, StoredCase
+from calf.data.store import SliceStore, StoredCase, slice_table_of, slices_of
 
 SAMPLES = ("slices", "modalities")
 
@@ -123,8 +123,7 @@ class ModalitySamples:
     @cached_property
     def slice_table(self) -> pd.DataFrame:
         """One row a sample: the id of its case and its position in the volume."""
-        ids = np.array([case.id for case in self.cases], dtype=object)
-        return pd.DataFrame({"case": ids[self.case_of_slice], "position": self.position})
+        return slice_table_of(self.cases, self.case_of_slice, self.position)
 
     @cached_property
     def boxes(self) -> NDArray[np.int32]:
@@ -144,16 +143,10 @@ class ModalitySamples:
 
     def slices_of(self, patients: set[str]) -> NDArray[np.int64]:
         """Numbers of the samples of these patients, in order."""
-        return slices_of(self, patients)
+        return slices_of(self.cases, self.case_of_slice, patients)
 
 
 def check_range(indices: NDArray[np.int64], length: int) -> None:
     """Raise an IndexError for numbers that are not 0 ... ``length`` - 1."""
     if len(indices) and not 0 <= indices.min() <= indices.max() < length:
         raise IndexError(f"samples {indices.min()} ... {indices.max()} of {length}")
-
-
-def slices_of(samples: Samples, patients: set[str]) -> NDArray[np.int64]:
-    """Numbers of the samples of these patients, in order."""
-    wanted = np.array([case.patient in patients for case in samples.cases], bool)
-    return np.flatnonzero(wanted[samples.case_of_slice])

@@ -30,7 +30,8 @@ def calibration_scores(
     ``ace``: the same, each bin that has a voxel weighing the same. ``brier``: the mean of ``(probability - truth)^2``.
 
     Args:
-        probabilities: of the foreground, any shape; float in [0, 1], or uint8 with 255 for 1 (then each is off by up to 0.002).
+        probabilities: of the foreground, any shape; float in [0, 1], or uint8 with 255 for 1 (then each is off by up to 0.002,
+            which near 0 may be more than the error itself).
         reference: bool, of the same shape; may be empty or full.
         valid: bool, of the same shape, the voxels that count; all of them if None.
         num_bins: number of bins.
@@ -67,6 +68,12 @@ def _levels(
     probabilities: npt.NDArray[np.uint8] | npt.NDArray[np.floating], reference: Mask
 ) -> tuple[Floats, npt.NDArray[np.integer], npt.NDArray[np.integer]]:
     """Probabilities that occur, how many voxels have each of them, and how many of these are foreground in the reference."""
+    if probabilities.dtype == np.float16 and probabilities.size and 0 <= probabilities.min() <= probabilities.max() <= 1:
+        # their bits are whole numbers: a histogram of 2^14 levels instead of as many as there are voxels
+        bits = np.ascontiguousarray(probabilities).view(np.uint16) & 0x7FFF  # -0 is 0
+        one = int(np.float16(1).view(np.uint16)) + 1
+        levels = np.arange(one, dtype=np.uint16).view(np.float16).astype(np.float64)
+        return levels, np.bincount(bits.ravel(), minlength=one), np.bincount(bits[reference], minlength=one)
     if probabilities.dtype == np.uint8:
         count = np.bincount(probabilities.ravel(), minlength=256)
         return np.arange(256) / 255, count, np.bincount(probabilities[reference], minlength=256)

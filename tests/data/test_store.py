@@ -69,16 +69,18 @@ def test_masks_come_back_into_the_grid_of_their_files(tmp_path, plane, target, w
     order = np.random.default_rng(0).permutation(len(store))
     masks = store.read(order)[:, -1]
     # as probabilities: one that is certain of the mask's first bit, one that never knows
-    channels = np.stack([(masks & 1) * np.uint8(255), np.full_like(masks, 100)], axis=1)
+    channels = np.stack([masks & 1, np.full(masks.shape, 0.4)], axis=1).astype(np.float16)
     done = list(collector.add(order, masks, channels))
     restored = {case.number: case.mask for case in done}
     assert sorted(restored) == list(range(6))
-    assert not collector.slices
+    assert not collector.masks
+    assert not collector.probabilities
     for case in done:
         certain, unknowing = case.probabilities
-        assert np.array_equal(certain > 127, case.mask & 1)
-        if "cropped" not in way:
-            assert (unknowing == 100).all()
+        assert np.array_equal(certain > 0.5, case.mask & 1)
+        assert case.probabilities.dtype == np.float16
+        if store.cases[case.number].crop == tuple((0, length) for length in store.cases[case.number].shape):
+            assert (unknowing == np.float16(0.4)).all()
     for number, case in enumerate(layout.cases()):
         write_mask(tmp_path / "out.nii.gz", restored[number], store.cases[number])
         written, original = nib.load(tmp_path / "out.nii.gz"), nib.load(case.mask)

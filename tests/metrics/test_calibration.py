@@ -95,3 +95,20 @@ def test_parity_with_monai(name, num_bins):
 def test_what_is_refused(probabilities, reference, valid):
     with pytest.raises(ValueError, match="expected"):
         calibration_scores(probabilities, reference, valid)
+
+
+def test_half_precision_is_scored_by_its_own_values():
+    generator = np.random.default_rng(3)
+    probabilities = (generator.random((9, 8, 7)) ** 8).astype(np.float16)  # most are near 0, as in an image
+    reference = generator.random((9, 8, 7)) < 0.01
+    wide = calibration_scores(probabilities.astype(np.float64), reference)
+    assert calibration_scores(probabilities, reference) == pytest.approx(wide, rel=1e-12)
+    with pytest.raises(ValueError, match="float in"):
+        calibration_scores(probabilities + np.float16(1), reference)
+
+
+def test_a_background_that_is_right_on_the_promille_has_no_error():
+    reference = np.zeros(100_000, bool)
+    reference[:150] = True
+    rounded = np.full(reference.shape, np.float16(0.0015))
+    assert calibration_scores(rounded, reference)["ece"] == pytest.approx(0, abs=2e-6)
