@@ -3,7 +3,9 @@ no torch."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -13,6 +15,7 @@ from calf.report import challenger
 from calf.report.findings import Findings, find
 from calf.report.latex import latex
 from calf.report.published import Beside, read_published, set_beside
+from calf.report.ranks import friedman_table
 from calf.report.tables import markdown, terminal
 
 WIDTH = 100
@@ -37,6 +40,9 @@ def report(
     * ``strata.csv``: the declared metric by volume of the reference, with tests against the baseline;
     * ``brats.csv``: comparisons under the BraTS rule for empty masks; only where a case has no reference;
     * ``agreement.csv``: Kendall's tau between rankings by metric and by order of averaging;
+    * ``ranks.csv``: ranks by the declared metric in both orders of averaging, with how they vary with the patients drawn;
+    * ``friedman.csv``: Friedman's tests of the declared metric over data sets and over patients, with every pair of rows;
+    * ``runs.csv``: every run, how it ended and what it was made from;
     * ``challengeR/<metric>.csv``: values by case as ranking tools read them;
     * ``beside_published.csv``: ours beside every published number, with the difference; only where such are given;
     * ``figures/``: every figure as PDF and PNG. An older report's are replaced.
@@ -81,6 +87,9 @@ def _write_further(found: Findings, out: Path) -> None:
         "strata": [block.strata for block in found.blocks],
         "brats": [block.brats.compared for block in found.blocks if block.brats is not None],
         "agreement": [block.agreement for block in found.blocks],
+        "ranks": [found.ranks.assign(metric=found.metric)],
+        "friedman": [friedman_table(found.friedman).assign(metric=found.metric)],
+        "runs": [found.gathered.runs.assign(versions=found.gathered.runs["versions"].map(_json))],
     }
     for name, tables in every.items():
         if given := [table for table in tables if not table.empty]:
@@ -91,6 +100,10 @@ def _write_further(found: Findings, out: Path) -> None:
         path.unlink()
     for metric, table in challenger.tables(found):
         write_text(out / "challengeR" / f"{metric}.csv", table.to_csv(index=False, na_rep="NA"))
+
+
+def _json(versions: Any) -> str:
+    return json.dumps(versions) if isinstance(versions, dict) else ""
 
 
 def _illustrate(found: Findings, compared: Beside | None, out: Path) -> None:

@@ -67,6 +67,15 @@ def differing(settings: Sequence[Settings], runs: pd.DataFrame) -> list[str]:
     return found
 
 
+def of_data_set(tested: str, trained: str) -> bool:
+    """Whether rows of the data set ``tested`` are of runs on ``trained``: itself, or a part of it that is tested apart.
+
+    >>> of_data_set("gliomas/brats", "gliomas"), of_data_set("gliomas2", "gliomas"), of_data_set("gliomas", "")
+    (True, False, False)
+    """
+    return tested == trained or tested.startswith(f"{trained}/")
+
+
 def label(key: tuple[Any, ...]) -> str:
     """Names of a cell or a block in one line."""
     return " / ".join(str(part) for part in key if part != "")

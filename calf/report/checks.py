@@ -11,6 +11,7 @@ from calf.report.cells import CELL, MACHINE, differing, label
 from calf.report.results import Gathered
 
 MAPS = "dataset.distance_maps"  # where a loss gets its maps from, which are the same
+TOLERANCE = "protocol.volumes.tolerance_mm"
 SHOWN = 5
 
 
@@ -18,8 +19,11 @@ def check_comparable(gathered: Gathered) -> None:
     """ValueError, naming folders, where the finished runs of one cell of a table may not be averaged.
 
     They differ in the prepared data or in the split (of the same fold), or two of them are the same seed and fold. Those that
-    differ in settings must be of cells of their own by now (:func:`calf.report.cells.separate`).
+    differ in settings must be of cells of their own by now (:func:`calf.report.cells.separate`). ValueError also where runs of
+    one table were scored differently.
     """
+    for key, runs in gathered.finished.groupby(["protocol", "dataset"], sort=False):
+        _check_scoring(label(key), runs["folder"], gathered)
     for key, runs in gathered.finished.groupby(CELL, sort=False):
         cell = label(key)
         if runs["store_key"].nunique(dropna=False) > 1:
@@ -30,6 +34,25 @@ def check_comparable(gathered: Gathered) -> None:
         again = runs[runs.duplicated(["seed", "fold"], keep=False)]
         if not again.empty:
             raise _not_one(cell, "have the same seed and fold", again["folder"], again["fingerprint"])
+
+
+def _check_scoring(where: str, folders: pd.Series, gathered: Gathered) -> None:
+    """Metrics of one name must be one metric; NSD has its tolerance in its name, and runs without a setting lack its metrics."""
+    settings = {folder: gathered.settings[folder] for folder in folders}
+    for key in dict.fromkeys(key for setting in settings.values() for key in setting if key.startswith("protocol.")):
+        found = {folder: setting[key] for folder, setting in settings.items() if key in setting}
+        if key != TOLERANCE and len({str(value) for value in found.values()}) > 1:
+            listed = "".join(f"  {value}: {_first(found, value)}\n" for value in dict.fromkeys(found.values()))
+            raise ValueError(
+                f"runs of {where} were scored differently, with several values of {key}, and cannot stand in one table:\n{listed}"
+                "Report folders that were scored alike, or give the data set of one kind a name of its own (names.dataset=...)."
+            )
+
+
+def _first(found: dict[Any, Any], value: Any) -> str:
+    """The first folders with this value."""
+    folders = [str(folder) for folder, own in found.items() if own == value]
+    return ", ".join(folders[:SHOWN]) + (f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else "")
 
 
 def notes(gathered: Gathered) -> list[str]:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from calf.page import BRANCH_COLOURS, COLOURS, STYLE
+from calf.report.cells import of_data_set
 from calf.report.drawing import COLUMNS, Drawn, legend, panels, shades, slug
 from calf.report.findings import Block, Findings
 from calf.report.grids import heading
@@ -22,8 +23,8 @@ def learning(found: Findings, block: Block) -> Drawn | None:
     column, history = f"val/{block.metric}", found.history
     if column not in history:
         return None
-    # <what was trained on>/<part> for data that are tested apart
-    own = history[[block.dataset == name or block.dataset.startswith(f"{name}/") for name in history["dataset"]]]
+    here = history["dataset"].map(lambda name: of_data_set(block.dataset, name))
+    own = history[here & (history["protocol"] == block.protocol)]
     own = own.dropna(subset=[column])
     if own.empty or own["epoch"].max() == own["epoch"].min():
         return None

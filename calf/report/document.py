@@ -12,7 +12,7 @@ from calf.report import beside, words
 from calf.report.drawing import Drawn
 from calf.report.findings import Block, Findings
 from calf.report.further import further
-from calf.report.grids import Cell, Grid, comparisons, cost, incomplete, provenance, rested_on, scores, versions
+from calf.report.grids import Cell, Grid, comparisons, cost, friedman, incomplete, provenance, rested_on, scores, versions
 from calf.report.panels import Panel
 from calf.report.published import Beside
 
@@ -44,6 +44,8 @@ def document(
         sections.append(Section("Notes", [_points(found.notes)]))
     for block, (figures, panels) in zip(found.blocks, of_block, strict=True):
         sections.append(Section(_title(block, found), _block(block, figures, panels)))
+    if found.friedman:
+        sections.append(Section("Do the rows differ at all?", [_table(friedman(found)), Text(words.friedman(found), small=True)]))
     if compared is not None:
         sections += _beside(compared, published)
     if overall:

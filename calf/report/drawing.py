@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ COLUMNS = 3
 ROW = 0.21  # inches a row of a figure with one row a loss
 DPI = 200
 MANY = 2000  # points from which on they are a picture within the figure: a page of 100,000 shapes does not open
+LONGEST = 150  # bytes of a figure's name; file systems take 255 with the ending
 SHADES = ("blue", "vermilion", "green", "orange", "purple", "sky")
 
 
@@ -109,5 +111,8 @@ def spread(number: int, width: float = 0.5) -> npt.NDArray[np.float64]:
 
 
 def slug(*parts: str) -> str:
-    """Parts of a file's name."""
-    return "-".join("".join(sign if sign.isalnum() or sign in "_.=" else "-" for sign in part).strip("-") for part in parts)
+    """Parts of a file's name; one that is too long for a file system is cut, and told from others by a digest."""
+    whole = "-".join("".join(sign if sign.isalnum() or sign in "_.=" else "-" for sign in part).strip("-") for part in parts)
+    if len(whole.encode()) <= LONGEST:
+        return whole
+    return f"{whole.encode()[:LONGEST].decode(errors='ignore')}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"

@@ -19,6 +19,7 @@ from calf.report.further import volumes
 from calf.report.grids import heading
 from calf.report.rankings import stability
 from calf.report.statistics import per_unit
+from calf.report.units import arrange, rows_of
 
 MARKERS = "osD^vP*X"
 AXES = ("precision", "sensitivity")
@@ -52,25 +53,32 @@ def differences(block: Block) -> Drawn | None:
     """Paired differences to the baseline of the same model; None where nothing was tested."""
     if block.baseline is None:
         return None
-    table, values = block.comparison(block.metric), per_unit(block.cases, block.metric)
-    rows = [row for row in ordered(block) if row[1] != block.baseline and (row[0], block.baseline) in values.columns]
+    table = block.comparison(block.metric)
+    rows = [row for row in ordered(block) if row in table and not math.isnan(table[row]["p"])]
     if not rows:
         return None
+    (scores,) = arrange(rows_of(block.cases, block.metric))
+    place_of = {row: place for place, row in enumerate(scores.rows)}
+    first, second = (np.array([place_of[row] for row in of]) for of in (rows, [(model, block.baseline) for model, _ in rows]))
+    paired = scores.differences(first, second)
     better = "left" if block.metric in LOWER_IS_BETTER else "right"
     with rc_context(STYLE):
         figure, plane = axes(0.6 + ROW * len(rows))
         plane.axvline(0, color=INK, lw=0.6)
         for place, row in enumerate(rows):
-            own = (values[row] - values[row[0], block.baseline]).dropna().to_numpy()
+            own = paired[~np.isnan(paired[:, place]), place]
             _points(plane, own, place, len(rows) * len(own), COLOURS["sky"])
             parts = ("difference", "difference_low", "difference_high")
-            _interval(plane, place, table.get(row), parts, filled=bool(table[row]["significant"]))
+            filled = bool(table[row]["significant"]) and not table[row]["seeds_disagree"]
+            _interval(plane, place, table[row], parts, filled=filled)
         _rows_axis(plane, names(rows))
         plane.set_xlabel(f"{heading(block.metric)} minus that of {block.baseline} ({better}: better)")
     caption = (
-        f"{heading(block.metric)} of every case minus that of {block.baseline} with the same network; mean with 95 % CI, "
-        "filled where the difference is significant (Holm, 0.05)."
+        f"{heading(block.metric)} of every case minus that of {block.baseline} with the same network, over common seeds; mean "
+        "with 95 % CI, filled where the difference is significant (Holm, 0.05) and has the same sign with every seed."
     )
+    rest = [row for row in ordered(block) if row not in rows and row[1] != block.baseline]
+    caption += f" Not tested, and not drawn: {', '.join(names(rest))}." if rest else ""
     return _drawn(block, "differences", figure, f"paired differences to {block.baseline}", caption)
 
 

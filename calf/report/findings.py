@@ -10,15 +10,17 @@ import pandas as pd
 
 from calf.metrics.scores import UNRANKED
 from calf.report.brats import has_empty_references, ruled, under_brats_rule
-from calf.report.cells import separate
+from calf.report.cells import of_data_set, separate
 from calf.report.checks import check_comparable, notes
 from calf.report.limits import training_limits
-from calf.report.ranks import kendall_tau
+from calf.report.marks import candidates
+from calf.report.ranks import Friedman, friedman, kendall_tau, ranks
 from calf.report.results import FINISHED, Gathered, gather
 from calf.report.statistics import compare
 from calf.report.strata import strata
 from calf.report.summary import BLOCK, summarise
 from calf.report.training import diverged, histories
+from calf.report.units import MADE_ON, arrange, made_on, rows_of
 
 BASELINE = "bce"
 Row = tuple[str, str]  # model, loss
@@ -33,7 +35,8 @@ class Block:
     with a column ``metric``, one line a row and main metric; empty where the units are no patients. ``baseline``: None where
     nothing was tested. ``strata``: what :func:`calf.report.strata.strata` gives of the declared metric, empty where the units
     are no cases; ``limits``: what its limits are, in words. ``agreement``: what :func:`calf.report.ranks.kendall_tau` gives of
-    all metrics. ``brats``: the same cases under the BraTS rule, None where that changes nothing.
+    all metrics. ``brats``: the same cases under the BraTS rule, None where that changes nothing. ``apart``: for each metric the
+    rows that are neither its best nor equal to that, whatever their mean, and why (:func:`calf.report.marks.candidates`).
     """
 
     protocol: str
@@ -49,6 +52,7 @@ class Block:
     limits: str = ""
     agreement: pd.DataFrame = field(default_factory=pd.DataFrame)
     brats: Block | None = None
+    apart: dict[str, dict[Row, str]] = field(default_factory=dict)
 
     @property
     def per_case(self) -> bool:
@@ -67,19 +71,23 @@ class Block:
     def comparison(self, metric: str) -> dict[Row, dict[str, Any]]:
         """For each finished row its line of ``compared`` in this metric; empty where there is none."""
         own = self.compared[self.compared["metric"] == metric]
-        return {(line["model"], line["loss"]): line for line in _lines(own)}
+        return {(line["model"], line["loss"]): line for line in records(own)}
 
     def scores(self) -> dict[Row, dict[str, dict[str, Any]]]:
         """For each finished row and metric its line of ``summary``."""
         found: dict[Row, dict[str, dict[str, Any]]] = {}
-        for line in _lines(self.summary):
+        for line in records(self.summary):
             found.setdefault((line["model"], line["loss"]), {})[line["metric"]] = line
         return found
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of the runs below a folder. ``history``: the rows of their history.csv."""
+    """What is known of the runs below a folder.
+
+    ``history``: the rows of their history.csv. ``ranks`` and ``friedman``: of the declared metric, what
+    :func:`calf.report.ranks.ranks` and :func:`calf.report.ranks.friedman` give of all tables.
+    """
 
     gathered: Gathered
     metric: str
@@ -88,6 +96,8 @@ class Findings:
     blocks: tuple[Block, ...]
     notes: tuple[str, ...]
     history: pd.DataFrame
+    ranks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    friedman: tuple[Friedman, ...] = ()
 
     @property
     def title(self) -> str:
@@ -105,20 +115,27 @@ def find(folder: Path, baseline: str | None = None, metric: str = "dice") -> Fin
     Raises:
         ValueError: there is no run, runs may not be averaged, or no run has this baseline or metric.
     """
-    gathered, told = separate(gather(folder))
+    gathered = gather(folder)
+    of_run = {run["folder"]: made_on(run["store_key"], run["split_hash"]) for run in gathered.finished.to_dict("records")}
+    made = gathered.cases.index.map(of_run)
+    gathered, told = separate(gathered)
     check_comparable(gathered)
     summary, history = summarise(gathered.cases), histories(gathered)
     _check(summary, baseline, metric)
     odd = diverged(history)
+    every_case = gathered.cases.assign(**{MADE_ON: made})
     blocks = []
     for (protocol, dataset, name), own in summary.groupby(BLOCK, sort=False):
-        cases = gathered.cases[(gathered.cases[BLOCK] == [protocol, dataset, name]).all(axis=1)]
+        cases = every_case[(every_case[BLOCK] == [protocol, dataset, name]).all(axis=1)]
         rows = _rows(gathered, str(protocol), str(dataset), odd)
         blocks.append(_block(gathered, (str(protocol), str(dataset), str(name)), metric, baseline, rows, own, cases))
     every = [block.compared for block in blocks if not block.compared.empty]
     compared = pd.concat(every, ignore_index=True) if every else _nothing()
     remarks = (*_without_baseline(blocks, baseline), *told, *notes(gathered), *_found_nothing(summary))
-    return Findings(gathered, metric, summary, compared, tuple(blocks), remarks, history)
+    if not blocks:
+        return Findings(gathered, metric, summary, compared, (), remarks, history)
+    tests = tuple(friedman(every_case, metric))
+    return Findings(gathered, metric, summary, compared, tuple(blocks), remarks, history, ranks(every_case, metric), tests)
 
 
 def _block(
@@ -133,7 +150,7 @@ def _block(
     metrics = list(dict.fromkeys(summary["metric"]))
     agreement = kendall_tau(cases, metrics)
     if where[0] != "per_case":
-        return Block(*where, metric, None, rows, summary, _nothing(), cases, agreement=agreement)
+        return Block(*where, metric, None, rows, summary, _nothing(), cases, agreement=agreement, apart=_apart(cases, metrics))
     against, limits = _baseline(summary, asked), training_limits(gathered, *where)
     of_size = strata(cases, metric, limits.edges_mm3, against, edges_from=limits.said) if metric in metrics else pd.DataFrame()
     said = limits.said if limits.edges_mm3 is not None else f"tertiles of the tested references, since {limits.said}"
@@ -149,7 +166,17 @@ def _block(
         said,
         agreement,
         _under_brats_rule(where, metric, against, rows, cases),
+        _apart(cases, metrics),
     )
+
+
+def _apart(cases: pd.DataFrame, metrics: list[str]) -> dict[str, dict[Row, str]]:
+    found: dict[str, dict[Row, str]] = {}
+    for metric in metrics:
+        for scores in arrange(rows_of(cases, metric)):
+            _, notes = candidates(scores)
+            found[metric] = {row: note for row, note in zip(scores.rows, notes, strict=True) if note}
+    return found
 
 
 def _under_brats_rule(
@@ -160,7 +187,8 @@ def _under_brats_rule(
     cases = under_brats_rule(cases)
     metrics = list(dict.fromkeys(cases["metric"]))
     declared = metric if ruled(metric) else "dice"
-    return Block(*where, declared, baseline, rows, summarise(cases), _compare(cases, metrics, baseline), cases)
+    compared = _compare(cases, metrics, baseline)
+    return Block(*where, declared, baseline, rows, summarise(cases), compared, cases, apart=_apart(cases, metrics))
 
 
 def main_metrics(metrics: list[str], metric: str) -> list[str]:
@@ -170,7 +198,8 @@ def main_metrics(metrics: list[str], metric: str) -> list[str]:
     return [name for name in wanted if name in metrics]
 
 
-def _lines(table: pd.DataFrame) -> list[dict[str, Any]]:
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table."""
     return [{str(column): value for column, value in line.items()} for line in table.to_dict("records")]
 
 
@@ -213,8 +242,7 @@ def _nothing() -> pd.DataFrame:
 def _rows(gathered: Gathered, protocol: str, dataset: str, odd: set[str]) -> dict[Row, str]:
     """Every model and loss begun on a data set under a protocol, sorted, and what is to be said of its runs."""
     runs = gathered.runs
-    # rows of data sets that are tested apart are called <what was trained on>/<part>
-    here = runs["dataset"].map(lambda name: name != "" and (dataset == name or dataset.startswith(f"{name}/")))
+    here = runs["dataset"].map(lambda name: of_data_set(dataset, name))
     rows = {}
     for (model, loss), own in runs[here & runs["protocol"].isin([protocol, ""])].groupby(["model", "loss"], sort=True):
         states = own["state"].value_counts(sort=False)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from calf.metrics.scores import UNRANKED
 from calf.report import words
-from calf.report.findings import Block
+from calf.report.findings import Block, records
 from calf.report.grids import NOTHING, Cell, Grid, difference, heading, interval, number, rested_on, scores
 from calf.report.ranks import LEAST_ROWS, ORDERS
 from calf.report.strata import FEW
@@ -67,7 +67,7 @@ def _sizes(block: Block) -> list[Part]:
     breaks = []
     for _, within in own.groupby("stratum", sort=True):
         size = volumes(within["above_mm3"].iloc[0], within["up_to_mm3"].iloc[0])
-        lines: dict[tuple[str, str], dict[str, Any]] = {(line["model"], line["loss"]): line for line in _lines(within)}
+        lines: dict[tuple[str, str], dict[str, Any]] = {(line["model"], line["loss"]): line for line in records(within)}
         breaks.append(len(rows))
         for row in block.rows:
             line = lines.get(row)
@@ -98,7 +98,7 @@ def _few(own: pd.DataFrame) -> list[str]:
 def _remarks(own: pd.DataFrame) -> list[str]:
     """What else is said of rows, once whatever the number of their strata, and where no p can be small enough."""
     of: dict[str, list[str]] = {}
-    for line in _lines(own):
+    for line in records(own):
         for note in line["note"].split("; "):
             of.setdefault(note, []).append(f"{line['model']} / {line['loss']}")
     told = {note: ", ".join(dict.fromkeys(rows)) for note, rows in of.items() if note not in ("", "baseline", FEW)}
@@ -123,7 +123,7 @@ def _agreement(block: Block) -> list[Part]:
     metrics = [metric for metric in block.main_metrics if metric not in UNRANKED]
     taus = {
         (line["first"], line["second"], line["second_order"]): line
-        for line in _lines(block.agreement)
+        for line in records(block.agreement)
         if line["first"] in metrics and line["second"] in metrics
     }
     if not taus:
@@ -185,7 +185,3 @@ def _supplementary(block: Block) -> list[Part]:
         grid = scores(replace(block, compared=block.compared.iloc[:0]), metrics)
         parts.append(Part(title.split()[0].lower(), f"Supplementary: {title.lower()}", grid, notes, supplementary=True))
     return [*parts[:-1], replace(parts[-1], notes=[*parts[-1].notes, words.SUPPLEMENTARY])] if parts else []
-
-
-def _lines(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(column): value for column, value in line.items()} for line in table.to_dict("records")]

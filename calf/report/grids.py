@@ -11,6 +11,7 @@ import pandas as pd
 
 from calf.metrics.scores import LOWER_IS_BETTER, UNRANKED
 from calf.report.findings import Block, Findings, Row
+from calf.report.resampling import LEVEL
 from calf.report.summary import COUNTED
 
 NOTHING = "-"
@@ -78,8 +79,8 @@ def heading(metric: str) -> str:
 def best(block: Block) -> dict[str, set[Row]]:
     """For each metric the rows to be marked: the best and all that do not differ from it significantly.
 
-    Where nothing was tested, the best mean as it is printed, so that what looks equal is marked alike; nobody where all look
-    equal, and never in a metric that has no best value.
+    Where nothing was tested, the best mean as it is printed, so that what looks equal is marked alike, of the rows that are
+    not ``apart``; nobody where all look equal, and never in a metric that has no best value.
     """
     marked: dict[str, set[Row]] = {}
     for metric in block.metrics:
@@ -91,9 +92,11 @@ def best(block: Block) -> dict[str, set[Row]]:
             continue
         if tested:
             marked[metric] = {row for row, line in tested.items() if line["equal_to_best"]}
-        else:
+            continue
+        means = {row: mean for row, mean in means.items() if row not in block.apart.get(metric, {})}
+        if means:
             top = number(min(means.values()) if metric in LOWER_IS_BETTER else max(means.values()), metric)
-            marked[metric] = {row for row, text in printed.items() if text == top}
+            marked[metric] = {row for row in means if printed[row] == top}
     return marked
 
 
@@ -152,7 +155,8 @@ def difference(own: dict[str, Any], metric: str, is_baseline: bool) -> list[Cell
     if is_baseline or math.isnan(own["difference"]):
         return [Cell("baseline" if is_baseline else NOTHING), *[Cell(NOTHING)] * 3]
     between = interval(own["difference_low"], own["difference_high"], metric, with_sign=True)
-    cells = [Cell(signed(own["difference"], metric), between), Cell(p_value(own["p"])), Cell(p_value(own["p_holm"]))]
+    p = Cell(p_value(own["p"]), " (sign depends on the seed)" if own["seeds_disagree"] else "")
+    cells = [Cell(signed(own["difference"], metric), between), p, Cell(p_value(own["p_holm"]))]
     return [*cells, Cell(NOTHING if math.isnan(own["effect"]) else f"{own['effect']:+.2f}")]
 
 
@@ -203,6 +207,20 @@ def cost(found: Findings) -> Grid:
     return Grid(header, rows, num_text=3)
 
 
+def friedman(found: Findings) -> Grid:
+    """Friedman's tests of the declared metric: over data sets, and over the patients of each."""
+    rows = []
+    for test in found.friedman:
+        what = f"data sets ({test.protocol})" if test.over == "data sets" else f"patients of {test.dataset}: {test.name}"
+        pairs = len(test.mean_ranks) * (len(test.mean_ranks) - 1) // 2
+        apart = int((test.holm.to_numpy() <= LEVEL).sum()) // 2
+        numbers = [str(test.num_blocks), str(len(test.mean_ranks)), f"{test.statistic:.2f}", p_value(test.p)]
+        numbers += [f"{test.f:.2f}" if math.isfinite(test.f) else NOTHING, p_value(test.p_iman_davenport)]
+        rows.append([Cell(what), *map(Cell, numbers), Cell(p_value(test.p_permutation)), Cell(f"{apart} of {pairs}")])
+    header = ["over", "blocks", "rows", "chi square", "p", "F", "p, Iman-Davenport", "p, permutation", "pairs that differ"]
+    return Grid(header, rows, num_text=1)
+
+
 def incomplete(found: Findings) -> Grid:
     """Every run that is in no table, with what is known of its end."""
     rows = []
@@ -219,6 +237,14 @@ def provenance(found: Findings) -> Grid:
         marks = [_short(run[key]) for key in ("fingerprint", "store_key", "split_hash", "commit")]
         rows.append([Cell(run["folder"]), *map(Cell, marks)])
     return Grid(["run", "configuration", "data", "split", "commit"], rows, num_text=5)
+
+
+def made_of(found: Findings) -> Iterator[str]:
+    """The commits, prepared data and splits of the finished runs, and how many have each."""
+    runs = found.gathered.finished
+    for name, column in (("Commit", "commit"), ("Data", "store_key"), ("Split", "split_hash")):
+        number_of = runs[column].map(_short).value_counts(sort=False)
+        yield f"{name} {', '.join(f'{mark} ({number})' for mark, number in number_of.items())} of {len(runs)} runs."
 
 
 def versions(found: Findings) -> Iterator[str]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from calf.report import beside, words
 from calf.report.findings import Block, Findings
 from calf.report.further import further
-from calf.report.grids import NOTHING, Cell, Grid, comparisons, rested_on, scores
+from calf.report.grids import NOTHING, Cell, Grid, comparisons, friedman, rested_on, scores
 from calf.report.published import Beside
 
 MOST = 40  # rows that a page holds
@@ -51,6 +51,8 @@ def latex(found: Findings, compared: Beside | None = None) -> str:
             notes, label = escape(" ".join([words.TEST, *words.caveats(block)])), f"tab:comparisons{number}"
             parts.append(_table(comparisons(block), f"{where}, against {block.baseline}.", label, notes))
         parts += _further(block, where, number)
+    if found.friedman:
+        parts.append(_table(friedman(found), "Friedman's tests.", "tab:friedman", escape(words.friedman(found))))
     parts += _beside(compared) if compared is not None else []
     return "\n\n".join(parts) + "\n"
 

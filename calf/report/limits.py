@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from calf.report.cells import of_data_set
 from calf.report.results import Gathered
 
 KEY = "train_volumes_mm3"
@@ -34,8 +35,7 @@ def training_limits(gathered: Gathered, protocol: str, dataset: str, name: str) 
     where runs of one fold were split differently or hold different volumes; and for fewer than ``LEAST`` references.
     """
     runs = gathered.finished
-    # data sets that are tested apart are called <what was trained on>/<part>
-    here = runs["dataset"].map(lambda own: dataset == own or dataset.startswith(f"{own}/"))
+    here = runs["dataset"].map(lambda own: of_data_set(dataset, own))
     runs = runs[here & (runs["protocol"] == protocol)]
     pooled, num_cases = [], 0
     for fold, own in runs.groupby("fold", sort=True):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from calf.metrics.scores import LOWER_IS_BETTER
 from calf.page import Figure, picture
+from calf.report.cells import of_data_set
 from calf.report.drawing import ordered, slug
 from calf.report.findings import Block, Findings
 from calf.report.grids import heading, number
@@ -134,6 +135,6 @@ def _folder(found: Findings, block: Block, line: dict[str, Any]) -> Path:
     """The run folder that a case row is of."""
     for run in found.gathered.finished.to_dict("records"):
         same = all(run[key] == line[key] for key in ("protocol", "model", "loss", "fold", "seed"))
-        if same and (block.dataset == run["dataset"] or block.dataset.startswith(f"{run['dataset']}/")):
+        if same and of_data_set(block.dataset, run["dataset"]):
             return found.gathered.folder / run["folder"]
     raise AssertionError(f"no run of {line}")

@@ -18,7 +18,7 @@ from calf.metrics.lesions import LESION_METRICS
 from calf.metrics.scores import METRICS, UNRANKED
 from calf.metrics.surface import surface_metrics
 from calf.metrics.volumetric import COUNTED_METRICS
-from calf.report.findings import Block, Findings, Row
+from calf.report.findings import Block, Findings, Row, records
 from calf.report.results import FINISHED
 from calf.report.statistics import compare
 
@@ -86,7 +86,7 @@ class Beside:
     def of(self, protocol: str) -> list[dict[str, Any]]:
         """The rows of one protocol."""
         own = self.rows[self.rows["protocol"] == protocol]
-        return [{str(column): value for column, value in row.items()} for row in own.to_dict("records")]
+        return records(own)
 
 
 def read_published(path: Path) -> tuple[Published, ...]:

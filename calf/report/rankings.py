@@ -11,7 +11,7 @@ from calf.page import COLOURS, INK, STYLE
 from calf.report.drawing import ROW, Drawn, axes, names, ordered, slug
 from calf.report.findings import Block, Findings
 from calf.report.grids import heading, p_value
-from calf.report.ranks import Friedman, friedman, rank_distribution
+from calf.report.ranks import Friedman, rank_distribution
 
 WRITTEN = 14  # rows from which on shares are shades alone
 
@@ -48,13 +48,7 @@ def stability(block: Block) -> Drawn | None:
 
 def critical_differences(found: Findings) -> list[Drawn]:
     """A diagram of mean ranks a protocol that has several data sets."""
-    drawn = []
-    for protocol in dict.fromkeys(block.protocol for block in found.blocks):
-        blocks = [block for block in found.blocks if block.protocol == protocol]
-        if len({block.dataset for block in blocks}) > 1:
-            cases = found.gathered.cases[found.gathered.cases["protocol"] == protocol]
-            drawn += [_diagram(test, found.metric) for test in friedman(cases, found.metric) if test.over == "data sets"]
-    return drawn
+    return [_diagram(test, found.metric) for test in found.friedman if test.over == "data sets"]
 
 
 def _diagram(test: Friedman, metric: str) -> Drawn:

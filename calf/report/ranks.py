@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -12,7 +13,8 @@ import pandas as pd
 import scipy.stats
 
 from calf.metrics.scores import LOWER_IS_BETTER, UNRANKED
-from calf.report.resampling import LEVEL, best_first, holm_of_pairs, resamples
+from calf.report.marks import ELSEWHERE
+from calf.report.resampling import LEVEL, best_first, holm, resamples
 from calf.report.summary import BLOCK, GROUP
 from calf.report.units import ROW, Floats, Scores, arrange, patient_sums, rows_of
 
@@ -20,6 +22,24 @@ ORDERS = ("mean_then_rank", "rank_then_mean")
 NUM_PERMUTATIONS = 5_000
 LEAST_ROWS = 3  # two rows have but one pair, whose order is the same or not
 RANKED = (*GROUP, "num_cases", "num_left_out", "rank", "mean_rank", "rank_low", "rank_high")
+FRIEDMAN_COLUMNS = (
+    "protocol",
+    "over",
+    "dataset",
+    "class",
+    "num_blocks",
+    "num_rows",
+    "statistic",
+    "p",
+    "f",
+    "p_iman_davenport",
+    "p_permutation",
+    "first",
+    "second",
+    "first_rank",
+    "second_rank",
+    "p_holm",
+)
 BY_CASE = ("case_rank", "rank_by_case", "mean_rank_by_case", "rank_by_case_low", "rank_by_case_high")
 
 
@@ -30,9 +50,7 @@ class Friedman:
     ``over``: ``data sets`` or ``patients``, the N blocks that rank the k rows; ``dataset`` and ``name``: of which, "" over data
     sets. ``statistic`` and ``p``: chi square, corrected for ties. ``f`` and ``p_iman_davenport``: Iman and Davenport 1980, the
     better approximation of the two; NaN where all blocks agree, since F is infinite. ``p_permutation``: ranks shuffled within
-    blocks, valid also with the two or three blocks with which the others are not. ``critical_difference``: of mean ranks, at
-    0.05 (Nemenyi; Demsar 2006, https://jmlr.org/papers/v7/demsar06a.html). ``nemenyi`` and ``holm``: p of every pair of rows,
-    the second from normal scores of mean ranks with Holm over all pairs.
+    blocks, valid also with the two or three blocks with which the others are not.
     """
 
     protocol: str
@@ -46,9 +64,40 @@ class Friedman:
     f: float
     p_iman_davenport: float
     p_permutation: float
-    critical_difference: float
-    nemenyi: pd.DataFrame
-    holm: pd.DataFrame
+
+    @property
+    def critical_difference(self) -> float:
+        """Of mean ranks, at 0.05 (Nemenyi; Demsar 2006, https://jmlr.org/papers/v7/demsar06a.html)."""
+        quantile = scipy.stats.studentized_range.ppf(1 - LEVEL, len(self.mean_ranks), np.inf)
+        return float(quantile / math.sqrt(2) * self._error)
+
+    @property
+    def nemenyi(self) -> pd.DataFrame:
+        """p of every pair of rows, 1 on the diagonal."""
+        # scikit-posthocs gives the same, and takes longer to import than a report to write
+        rows = self.mean_ranks.index
+        p = scipy.stats.studentized_range.sf(math.sqrt(2) * self._z, len(rows), np.inf)
+        np.fill_diagonal(p, 1)
+        return pd.DataFrame(p, rows, rows)
+
+    @cached_property
+    def holm(self) -> pd.DataFrame:
+        """p of every pair of rows from normal scores of their mean ranks, with Holm over all pairs; 1 on the diagonal."""
+        rows = self.mean_ranks.index
+        p, pair = np.ones(self._z.shape), np.triu_indices(len(rows), 1)
+        p[pair] = p[pair[::-1]] = holm(2 * scipy.stats.norm.sf(self._z[pair]))
+        return pd.DataFrame(p, rows, rows)
+
+    @property
+    def _error(self) -> float:
+        number = len(self.mean_ranks)
+        return math.sqrt(number * (number + 1) / (6 * self.num_blocks))
+
+    @property
+    def _z(self) -> Floats:
+        own = self.mean_ranks.to_numpy(np.float64)
+        z: Floats = np.abs(own[:, None] - own) / self._error
+        return z
 
 
 def ranks(cases: pd.DataFrame, metric: str, num_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -58,12 +107,14 @@ def ranks(cases: pd.DataFrame, metric: str, num_bootstrap: int = 1000, seed: int
     Of both orders the mean over bootstrap samples of patients (``mean_rank``, ``mean_rank_by_case``) and where 95 % of them lie
     (``_low``, ``_high``). Ties share the mean of their ranks. Only cases in which every row has a value count, ``num_cases``;
     ``num_left_out`` others have one in some row. In a pooled protocol only ``rank`` is given: its batches are no patients.
+    Rows that were made on another split or other data than most have no rank, and ``note`` says so, "" elsewhere.
 
     Raises:
         ValueError: the metric has no best value, or rows cannot stand in one table.
     """
     tables = []
-    for scores in _ranked(cases, metric):
+    for every in _every(cases, metric):
+        scores = every.only(every.comparable())
         values, left_out = _complete(scores)
         table = _named(scores).assign(num_cases=len(values), num_left_out=left_out)
         for order, names in zip(ORDERS, (("rank", *RANKED[-3:]), BY_CASE[1:]), strict=True):
@@ -76,7 +127,8 @@ def ranks(cases: pd.DataFrame, metric: str, num_bootstrap: int = 1000, seed: int
         table["case_rank"] = best_first(values, metric in LOWER_IS_BETTER).mean(0) if len(values) else np.nan
         if scores.pooled:
             table[list(BY_CASE)] = np.nan
-        tables.append(table[[*RANKED, *BY_CASE]])
+        table = _named(every).merge(table, on=GROUP, how="left")
+        tables.append(table.assign(note=np.where(every.comparable(), "", ELSEWHERE))[[*RANKED, *BY_CASE, "note"]])
     return pd.concat(tables, ignore_index=True)
 
 
@@ -160,7 +212,8 @@ def friedman(cases: pd.DataFrame, metric: str, seed: int = 0) -> list[Friedman]:
     Over data sets: a block is a data set, its values the mean over classes of the mean over cases; classes are no blocks of
     their own, as they are of the same patients. Over patients, for each data set and class: a block is a patient, the mean of
     his cases. Only blocks in which every row has a value count; rows that lack a whole data set are left out over data sets.
-    Nothing for fewer than two blocks or rows, and over patients in pooled protocols.
+    Nothing for fewer than two blocks or rows, and over patients in pooled protocols; of rows that were made on different
+    splits or data, those that are most alike count.
 
     Raises:
         ValueError: the metric has no best value, or rows cannot stand in one table.
@@ -189,17 +242,11 @@ def _friedman(
     number, rows = blocks.shape
     if number < 2 or rows < 2:
         return []
-    import scikit_posthocs  # with seaborn behind it, whose import takes longer than a report
-
     of = best_first(blocks, metric in LOWER_IS_BETTER)
     statistic = chi_square(of.sum(0)[None], of)[0]
     rest = number * (rows - 1) - statistic
     f = (number - 1) * statistic / rest if rest > 1e-9 * number else math.inf
     of_f = float(scipy.stats.f.sf(f, rows - 1, (rows - 1) * (number - 1))) if math.isfinite(f) else math.nan
-    critical = scipy.stats.studentized_range.ppf(1 - LEVEL, rows, np.inf) / math.sqrt(2)
-    nemenyi = scikit_posthocs.posthoc_nemenyi_friedman(of).to_numpy()
-    holm = holm_of_pairs(scikit_posthocs.posthoc_siegel_friedman(of).to_numpy())
-    np.fill_diagonal(holm, 1)
     return [
         Friedman(
             *where,
@@ -210,9 +257,6 @@ def _friedman(
             f=float(f),
             p_iman_davenport=of_f,
             p_permutation=permutation_p(of, statistic, seed),
-            critical_difference=float(critical * math.sqrt(rows * (rows + 1) / (6 * number))),
-            nemenyi=pd.DataFrame(nemenyi, names, names),
-            holm=pd.DataFrame(holm, names, names),
         )
     ]
 
@@ -235,7 +279,26 @@ def permutation_p(of: Floats, statistic: float, seed: int) -> float:
     return (reached + 1) / (NUM_PERMUTATIONS + 1)
 
 
+def friedman_table(tests: Sequence[Friedman]) -> pd.DataFrame:
+    """Tidy: one row a test and pair of rows, with the test's numbers in each, both mean ranks, and p after Holm."""
+    lines = []
+    for test in tests:
+        named = {name: getattr(test, name) for name in FRIEDMAN_COLUMNS if hasattr(test, name)}
+        own = named | {"class": test.name, "num_rows": len(test.mean_ranks)}
+        rows = [" / ".join(map(str, row)) for row in test.mean_ranks.index]
+        of, p = test.mean_ranks.to_numpy(), test.holm.to_numpy()
+        for first, second in combinations(range(len(rows)), 2):
+            pair = {"first": rows[first], "second": rows[second], "first_rank": of[first], "second_rank": of[second]}
+            lines.append(own | pair | {"p_holm": p[first, second]})
+    return pd.DataFrame(lines, columns=list(FRIEDMAN_COLUMNS))
+
+
 def _ranked(cases: pd.DataFrame, metric: str) -> list[Scores]:
+    """Of each table the rows that were made on the same data and split: on others, a rank is of other patients."""
+    return [scores.only(scores.comparable()) for scores in _every(cases, metric)]
+
+
+def _every(cases: pd.DataFrame, metric: str) -> list[Scores]:
     if metric in UNRANKED:
         raise ValueError(f"expected a metric that has a best value, got {metric}: errors of opposite sign cancel in its mean")
     return arrange(rows_of(cases, metric))

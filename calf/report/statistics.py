@@ -6,13 +6,12 @@ Means and differences are over cases, as in the tables; what is drawn, flipped a
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from calf.metrics.scores import LOWER_IS_BETTER, UNRANKED
-from calf.report.resampling import LEVEL, clustered_interval, holm, holm_of_pairs, rank_biserial, sign_flip_p
+from calf.report.marks import mark
+from calf.report.resampling import LEVEL, clustered_interval, holm, least_p, rank_biserial, sign_flip_p
 from calf.report.summary import BLOCK, GROUP, summarise
-from calf.report.units import ROW, Floats, Indices, Scores, arrange, nanmean, patient_sums, rows_of
+from calf.report.units import ROW, Floats, Indices, Scores, arrange, in_every_seed, nanmean, patient_sums, rows_of, seed_means
 
 FEW = 50
 SUMMARISED = ("mean", "sd", "seed_sd", "num_scored", "num_cases", "num_patients", "num_seeds")
@@ -38,10 +37,13 @@ COMPARED = (
     "p_holm",
     "effect",
     "significant",
+    "seeds_disagree",
     "equal_to_best",
+    "means_alone",
     "power_note",
     "note",
 )
+SIGN_NOTE = "the sign of the difference depends on the seed"
 POOLED_NOTE = "batches of shuffled slices are no sample of patients: no interval, no test"
 
 
@@ -75,16 +77,21 @@ def compare(
 
     ``difference``: mean over these ``num_pairs`` cases of ``num_paired_patients`` of the value minus the baseline's, with an
     interval made likewise;
-    ``difference_seed_sd``: SD over the common seeds of that mean.
+    ``difference_seed_sd``: SD over the common seeds of that mean, over the cases that each of them has; ``seeds_disagree``:
+    whether it is above 0 with one seed and below with another.
     ``p``: two-sided sign-flip test of patients' mean differences, each patient counting once; exact up to 16 patients.
     ``p_holm``: Holm over all comparisons with a baseline of that protocol, data set and class, those of all models together.
     ``effect``: matched-pairs rank-biserial correlation of patients' differences, signed as ``difference``.
     ``significant``: ``p_holm <= 0.05``, in whichever direction.
 
-    ``equal_to_best``: the row with the best mean, and those that are not significantly worse. As the best is picked by the same
-    data, its family is every pair of rows of the table: Holm over the comparisons with the best alone would call losses that
-    are all alike different in 8 to 14 of 100 tables (``benchmarks/simulation.json``). A row that lacks cases others have is
-    neither best nor equal to it; a metric of ``UNRANKED`` has no best. Without a baseline only the best mean is marked.
+    Rows whose networks were made on another split or other prepared data are not tested against each other: what one was
+    trained on, the other was tested on. ``note`` says so.
+
+    ``equal_to_best``: the row with the best mean, and those that are not significantly worse (:func:`calf.report.marks.mark`).
+    As the best is picked by the same data, its family is every pair of rows of the table: comparisons with the best alone
+    would call losses that are all alike different in 8 to 14 of 100 tables (``benchmarks/simulation.json``). A row that lacks
+    cases others have is neither best nor equal to it; a metric of ``UNRANKED`` has no best. Without a baseline only the best
+    mean is marked, and where a row cannot be tested against it; ``means_alone`` then says why.
 
     ``power_note``: said below 50 patients. ``note``: why numbers are missing or rest on less than all, "" otherwise.
 
@@ -126,9 +133,13 @@ def _compare(scores: Scores, metric: str, baseline: str | None, num_bootstrap: i
     table[["num_pairs", "num_paired_patients", "num_scored_patients"]] = 0
     notes: list[list[str]] = [[] for _ in range(numbers)]
     values = scores.means()
-    best = _best(values, metric, notes) if all_pairs else None
-    table["equal_to_best"] = _as_good(values, best)
-    table["power_note"] = ""
+    table["seeds_disagree"] = table["equal_to_best"] = False
+    table["power_note"] = table["means_alone"] = ""
+    if all_pairs:
+        marks = mark(scores, metric, baseline is not None, seed)
+        table["equal_to_best"], table["means_alone"] = marks.marked, marks.means_alone
+        for own, why in zip(notes, marks.notes, strict=True):
+            own += [why] if why else []
     if scores.pooled:
         notes = [[*own, POOLED_NOTE] for own in notes]
     else:
@@ -141,10 +152,7 @@ def _compare(scores: Scores, metric: str, baseline: str | None, num_bootstrap: i
         against = _against(scores, baseline, notes)
         if baseline is not None:
             _test(table, scores, against, num_bootstrap, seed, notes)
-            if best is not None:
-                table["equal_to_best"] = _not_worse(values, best, holm_of_pairs(_pairwise(scores, seed)), metric)
-        tested = table["p"].notna().to_numpy()
-        table["power_note"] = power_notes(num_patients, tested, int(tested.sum()))
+        table["power_note"] = power_notes(table)
     table["significant"] = table["p_holm"] <= LEVEL
     table["note"] = ["; ".join(own) for own in notes]
     return table
@@ -158,55 +166,14 @@ def _sd(of_seeds: Floats) -> Floats:
 
 
 def _seeds(scores: Scores, table: pd.DataFrame, notes: list[list[str]]) -> None:
-    """Where the standard error from seeds is above half the interval, which is of patients."""
-    of_seeds = nanmean(scores.values, axis=0)
+    """Where seeds have no case in common, and where their standard error is above half the interval, which is of patients."""
+    of_seeds = seed_means(scores.values)
     error = _sd(of_seeds) / np.sqrt((~np.isnan(of_seeds)).sum(0))
+    apart = np.any(~np.isnan(scores.values), axis=(0, 1)) & ~np.any(in_every_seed(scores.values), axis=0)
     for own, of_row, half in zip(notes, error, (table["high"] - table["low"]) / 2, strict=True):
         own += ["seeds differ more than the interval says, which is of patients"] if of_row > half else []
-
-
-def _best(values: Floats, metric: str, notes: list[list[str]]) -> int | None:
-    """The row of the best mean among those that have a value in every case in which any has one."""
-    if metric in UNRANKED:
-        return None
-    defined = ~np.isnan(values)
-    scored = defined.any(1).sum()
-    whole = (defined.sum(0) == scored) & (scored > 0)
-    for own, number, complete in zip(notes, defined.sum(0), whole, strict=True):
-        own += [] if complete else [f"scored in {number} of {scored} cases: not compared with the best"]
-    if not whole.any():
-        return None
-    means = np.where(whole, nanmean(values, axis=0), np.nan)
-    return int(np.nanargmin(means) if metric in LOWER_IS_BETTER else np.nanargmax(means))
-
-
-def _as_good(values: Floats, best: int | None) -> npt.NDArray[np.bool_]:
-    """Rows whose cases and mean are those of the best one."""
-    if best is None:
-        return np.zeros(values.shape[1], bool)
-    same = (np.isnan(values) == np.isnan(values[:, [best]])).all(0)
-    means = nanmean(values, axis=0)
-    return same & np.isclose(means, means[best], rtol=1e-12, atol=0)
-
-
-def _not_worse(values: Floats, best: int | None, p_holm: Floats, metric: str) -> npt.NDArray[np.bool_]:
-    equal = _as_good(values, best)
-    if best is None:
-        return equal
-    whole = (np.isnan(values) == np.isnan(values[:, [best]])).all(0)
-    return equal | (whole & (p_holm[best] > LEVEL))
-
-
-def _pairwise(scores: Scores, seed: int) -> Floats:
-    """(R, R): p of every pair of rows, NaN where they have no case and seed in common."""
-    number = len(scores.rows)
-    p = np.full((number, number), np.nan)
-    first, second = np.triu_indices(number, 1)
-    size = max(1, 5_000_000 // max(scores.values[:, :, 0].size, 1))  # pairs whose differences are held at a time
-    for start in range(0, len(first), size):
-        pair = first[start : start + size], second[start : start + size]
-        p[pair] = p[pair[::-1]] = sign_flip_p(scores.of_patients(scores.differences(*pair)), seed)
-    return p
+    for own, none_in_common in zip(notes, apart, strict=True):
+        own += ["no case was scored by every seed: no SD over seeds"] if none_in_common else []
 
 
 def _against(scores: Scores, baseline: str | None, notes: list[list[str]]) -> Indices:
@@ -237,7 +204,7 @@ def _test(
     if not tested.size:
         return
     differences = scores.differences(tested, against[tested])
-    of_seeds = nanmean(scores.values[:, :, tested] - scores.values[:, :, against[tested]], axis=0)
+    of_seeds = seed_means(scores.seed_differences(tested, against[tested]))
     low, high = clustered_interval(differences, scores.patient, num_bootstrap, seed)
     of_patients = scores.of_patients(differences)
     p = sign_flip_p(of_patients, seed)
@@ -251,20 +218,22 @@ def _test(
         "p": p,
         "p_holm": holm(p),
         "effect": rank_biserial(of_patients),
+        "seeds_disagree": (of_seeds > 0).any(0) & (of_seeds < 0).any(0),
     }
     for name, column in columns.items():
         table.loc[tested, name] = column
     for number, pairs in zip(tested, columns["num_pairs"], strict=True):
         notes[number] += _restriction(scores, int(number), int(against[number]), int(pairs))
-    for number, found in zip(tested, of_seeds.T, strict=True):
-        if (found > 0).any() and (found < 0).any():
-            notes[number].append("the sign of the difference depends on the seed")
+    for number in tested[columns["seeds_disagree"]]:
+        notes[number].append(SIGN_NOTE)
 
 
 def _restriction(scores: Scores, row: int, baseline: int, num_pairs: int) -> list[str]:
     """On what a comparison rests where that is not everything that either of the two has."""
     first, second = (~np.isnan(scores.values[:, :, number]) for number in (row, baseline))
     common, either = first & second, first | second
+    if not scores.made_alike(np.array([row]), np.array([baseline])).all():
+        return [f"{_made_otherwise(scores, row, baseline)} than the baseline: not tested"]
     if not num_pairs:
         return ["no case and seed in common with the baseline: not tested"]
     said = []
@@ -276,18 +245,30 @@ def _restriction(scores: Scores, row: int, baseline: int, num_pairs: int) -> lis
     return said
 
 
-def power_notes(num_patients: npt.NDArray[np.int64], tested: npt.NDArray[np.bool_], family: int) -> list[str]:
-    """Below 50 patients their number, and whether it is too small for the least p of their sign flips to survive Holm.
+def _made_otherwise(scores: Scores, row: int, baseline: int) -> str:
+    """In what two rows that were not made alike differ: the prepared data, or the split."""
+    stores = [{scores.made_names[place].partition("/")[0] for place in _places(scores, own)} for own in (row, baseline)]
+    has_both = all("/" in name for name in scores.made_names)
+    return "differently prepared data" if has_both and not stores[0] & stores[1] else "another split into patients"
 
-    Args:
-        num_patients: (R,), that have a value in each row.
-        tested: (R,), whether a row is compared with a baseline.
-        family: how many comparisons Holm is over.
+
+def _places(scores: Scores, row: int) -> list[int]:
+    return [int(place) for place in np.unique(scores.made[:, :, row]) if place >= 0]
+
+
+def power_notes(table: pd.DataFrame) -> list[str]:
+    """Below 50 patients their number, and whether the least p that sign flips can reach is too large to survive Holm.
+
+    ``table``: rows with ``num_scored_patients``, ``num_paired_patients`` and ``p``; the comparisons that have a p are a family.
     """
+    family = int(table["p"].notna().sum())
+    least = least_p(table["num_paired_patients"].to_numpy(np.int64)) * family
     said = []
-    for number, compared in zip(num_patients, tested, strict=True):
-        note = f"N < {FEW}: {number} patient{'' if number == 1 else 's'}" if number < FEW else ""
-        if compared and family * 2.0 ** (1 - number) > LEVEL:
-            note += f", too few for any of {family} comparison{'' if family == 1 else 's'} to be significant"
-        said.append(note)
+    for row, small in zip(table.to_dict("records"), least, strict=True):
+        number, paired = int(row["num_scored_patients"]), int(row["num_paired_patients"])
+        parts = [f"N < {FEW}: {number} patient{'' if number == 1 else 's'}"] if number < FEW else []
+        if not np.isnan(row["p"]) and small > LEVEL:
+            parts += [f"{paired} of them paired"] if paired < number and parts else [f"{paired} paired patients"] * (not parts)
+            parts.append(f"too few for any of {family} comparison{'' if family == 1 else 's'} to be significant")
+        said.append(", ".join(parts))
     return said

@@ -17,7 +17,7 @@ Edges = Sequence[float]
 LEAST_PATIENTS = 6  # of five, the least p that sign flips can reach is 2 / 2^5, above 0.05 before any correction
 MEASURED = ("mean", "low", "high", "sd", "seed_sd", "num_scored", "num_cases", "num_patients", "num_scored_patients", "num_seeds")
 AGAINST = ("difference", "difference_low", "difference_high", "num_pairs", "num_paired_patients")
-TESTS = ("p", "p_holm", "num_tests", "effect", "significant")
+TESTS = ("p", "p_holm", "num_tests", "effect", "significant", "seeds_disagree")
 STRATA_COLUMNS = (
     *GROUP,
     "stratum",
@@ -102,7 +102,7 @@ def _as_one_family(table: pd.DataFrame) -> pd.DataFrame:
     table["num_tests"] = int(tested.sum())
     table["p_holm"] = holm(table["p"].to_numpy(np.float64))
     table["significant"] = table["p_holm"] <= LEVEL
-    table["power_note"] = power_notes(table["num_scored_patients"].to_numpy(np.int64), tested, int(tested.sum()))
+    table["power_note"] = power_notes(table)
     return table
 
 

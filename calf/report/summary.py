@@ -31,15 +31,26 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
 
     A case is first averaged over its seeds, then ``mean`` and ``sd`` (n - 1) are over cases, those of all folds together;
     undefined values are left out, ``num_scored`` of ``num_cases`` are not. ``seed_sd`` is the SD over seeds of the mean
-    over cases. An SD of a single number is NaN. ``missed``, ``false_positive`` and ``true_negative`` are out of
-    ``num_scorings``, cases x seeds. In a pooled protocol the case is a batch, and batches of different folds are different.
+    over the cases in which each of the row's seeds has a value, NaN where there is none: a fold that one seed has not finished
+    must not look like a difference between seeds. An SD of a single number is NaN. ``missed``, ``false_positive`` and
+    ``true_negative`` are out of ``num_scorings``, cases x seeds. In a pooled protocol the case is a batch, and batches of
+    different folds are different.
     """
     cases = cases.assign(unit=cases["case"].where(cases["status"] != POOLED, cases["fold"] + "/" + cases["case"]))
     per_unit = cases.groupby([*GROUP, "metric", "unit"], sort=False)["value"].mean().groupby([*GROUP, "metric"], sort=False)
-    per_seed = cases.groupby([*GROUP, "metric", "seed"], sort=False)["value"].mean().groupby([*GROUP, "metric"], sort=False)
-    columns = {"mean": per_unit.mean(), "sd": per_unit.std(), "num_scored": per_unit.count(), "seed_sd": per_seed.std()}
+    columns = {"mean": per_unit.mean(), "sd": per_unit.std(), "num_scored": per_unit.count(), "seed_sd": _seed_sd(cases)}
     summary = pd.DataFrame(columns).reset_index().merge(_numbers(cases), on=GROUP, validate="many_to_one")
     return _sorted(summary)[list(SUMMARY_COLUMNS)]
+
+
+def _seed_sd(cases: pd.DataFrame) -> pd.Series:
+    """Over the units in which every seed that has a value at all has one."""
+    line = [*GROUP, "metric"]
+    defined = cases[cases["value"].notna()]
+    seeds = defined.groupby(line, sort=False)["seed"].transform("nunique")
+    common = defined[defined.groupby([*line, "unit"], sort=False)["seed"].transform("nunique") == seeds]
+    sd: pd.Series = common.groupby([*line, "seed"], sort=False)["value"].mean().groupby(line, sort=False).std()
+    return sd
 
 
 def _numbers(cases: pd.DataFrame) -> pd.DataFrame:

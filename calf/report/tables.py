@@ -10,7 +10,22 @@ from rich.text import Text
 from calf.report import beside, words
 from calf.report.findings import Block, Findings
 from calf.report.further import further
-from calf.report.grids import EMPTY, NOTHING, RUNS, Cell, Grid, comparisons, cost, heading, incomplete, rested_on, scores
+from calf.report.grids import (
+    EMPTY,
+    NOTHING,
+    RUNS,
+    Cell,
+    Grid,
+    comparisons,
+    cost,
+    friedman,
+    heading,
+    incomplete,
+    made_of,
+    rested_on,
+    scores,
+    versions,
+)
 from calf.report.published import Beside
 
 MOST = 40  # rows of published numbers that the terminal shows
@@ -34,6 +49,8 @@ def markdown(found: Findings, compared: Beside | None = None) -> str:
                 *([] if part.grid is None else [f"### {part.title}", _grid(part.grid)]),
                 *([" ".join(part.notes)] if part.notes else []),
             ]
+    if found.friedman:
+        parts += ["## Do the rows differ at all?", _grid(friedman(found)), words.friedman(found)]
     parts += words.foot(found) if found.blocks else ["No run has finished yet."]
     parts += _beside(compared) if compared is not None else []
     parts += ["## Cost", _grid(cost(found))] if found.blocks else []
@@ -41,7 +58,14 @@ def markdown(found: Findings, compared: Beside | None = None) -> str:
         parts += ["## Notes", "\n".join(f"- {note}" for note in found.notes)]
     if not found.gathered.incomplete.empty:
         parts += ["## Incomplete runs", "These are in no mean above.", _grid(incomplete(found))]
+    if not found.gathered.finished.empty:
+        parts += ["## Provenance", "\n".join(f"- {line}" for line in _made(found)), "Every run by itself is in runs.csv."]
     return "\n\n".join(parts) + "\n"
+
+
+def _made(found: Findings) -> list[str]:
+    """What the finished runs were made from and with."""
+    return [_safe(line) for line in (*made_of(found), *(f"Made with {text}." for text in versions(found)))]
 
 
 def _beside(compared: Beside) -> list[str]:

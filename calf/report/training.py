@@ -9,7 +9,7 @@ import pandas as pd
 
 from calf.report.results import Gathered
 
-RUN = ["dataset", "model", "loss", "seed", "fold", "folder"]
+RUN = ["protocol", "dataset", "model", "loss", "seed", "fold", "folder"]
 NEEDED = {"history.csv": {"epoch"}, "branches.csv": {"batch", "branch"}}
 NUM_BINS = 24  # of a training, in which branches are counted
 

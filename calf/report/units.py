@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from calf.report.summary import BLOCK
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 ROW = ["model", "loss"]
+MADE_ON = "made_on"  # column that findings add: prepared data and split, as made_on writes them
 NEEDED = [*BLOCK, *ROW, "fold", "seed", "case", "patient", "metric", "value", "status"]
 
 
@@ -21,19 +22,22 @@ NEEDED = [*BLOCK, *ROW, "fold", "seed", "case", "patient", "metric", "value", "s
 class Scores:
     """One metric of one protocol, data set and class.
 
-    ``rows``: the R models and losses, sorted. ``cases``: the U units, sorted; ``patient``: for each the number of its
-    patient. ``values``: (U, S, R) over units, seeds and rows, NaN where a score is undefined or was not made.
+    ``rows``: the R models and losses, sorted. ``patient``: for each of the U units, sorted by name, the number
+    of its patient. ``values``: (U, S, R) over units, seeds and rows, NaN where a score is undefined or was not made.
     ``pooled``: the units are batches of shuffled slices, or of unknown patients: nothing can be said of patients.
+    ``made``: (U, S, R), on which of ``made_names`` a score was made, the prepared data and the split into patients; -1 where
+    there is no row. Scores that were made on different ones are not compared: what one network was trained on another was
+    tested on.
     """
 
     block: tuple[str, str, str]
     rows: tuple[tuple[str, str], ...]
     seeds: tuple[int, ...]
-    cases: tuple[str, ...]
     patient: Indices
-    patient_names: tuple[str, ...]
     values: Floats
     pooled: bool
+    made: npt.NDArray[np.int32]
+    made_names: tuple[str, ...]
 
     def means(self) -> Floats:
         """(U, R), over the seeds of each unit; those undefined left out."""
@@ -41,7 +45,37 @@ class Scores:
 
     def differences(self, first: Indices, second: Indices) -> Floats:
         """(U, K): rows ``first`` minus rows ``second``, over the seeds for which both of a pair have a value; else NaN."""
-        return nanmean(self.values[:, :, first] - self.values[:, :, second], axis=1)
+        return nanmean(self.seed_differences(first, second), axis=1)
+
+    def seed_differences(self, first: Indices, second: Indices) -> Floats:
+        """(U, S, K): rows ``first`` minus rows ``second``, NaN where one has no value, and for pairs that are not alike made."""
+        found = self.values[:, :, first] - self.values[:, :, second]
+        found[:, :, ~self.made_alike(first, second)] = np.nan
+        return found
+
+    def made_alike(self, first: Indices, second: Indices) -> npt.NDArray[np.bool_]:
+        """(K,): whether what both of a pair scored was made on the same data and split, wherever both have a row."""
+        if len(self.made_names) < 2:
+            return np.ones(len(first), bool)
+        one, other = self.made[:, :, first], self.made[:, :, second]
+        alike: npt.NDArray[np.bool_] = ((one == other) | (one < 0) | (other < 0)).all((0, 1))
+        return alike
+
+    def comparable(self) -> npt.NDArray[np.bool_]:
+        """(R,): the largest set of rows that were made on the same data and split as one of them, which may lack folds of it."""
+        number = len(self.rows)
+        if len(self.made_names) < 2:
+            return np.ones(number, bool)
+        on = np.stack([(self.made == place).any((0, 1)) for place in range(len(self.made_names))])
+        first, second = (places.ravel() for places in np.indices((number, number)))
+        related = self.made_alike(first, second).reshape(number, number) & (on.T.astype(int) @ on > 0)
+        largest: npt.NDArray[np.bool_] = related[related.sum(1).argmax()]
+        return largest
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Scores:
+        """The same of these rows alone."""
+        rows = tuple(row for row, own in zip(self.rows, kept, strict=True) if own)
+        return replace(self, rows=rows, values=self.values[:, :, kept], made=self.made[:, :, kept])
 
     def of_patients(self, values: Floats) -> Floats:
         """(P, K) from (U, K): the mean of each patient's units, NaN where he has none."""
@@ -71,6 +105,28 @@ def nanmean(values: Floats, axis: int) -> Floats:
     return nanratio(np.where(defined, values, 0).sum(axis), defined.sum(axis).astype(np.float64))
 
 
+def made_on(store_key: object, split_hash: object) -> str:
+    """What a run was made on in one word: its prepared data and its split into patients."""
+    return f"{store_key}/{split_hash}"
+
+
+def seed_means(values: Floats) -> Floats:
+    """(S, K): the mean of each seed over the units that every seed has a value in; NaN where there is none.
+
+    ``values``: (U, S, K). A seed without any value in a column is no seed of it. Means over all units would differ by what was
+    scored so far, as where a seed has finished other folds than the next.
+    """
+    return nanmean(np.where(in_every_seed(values)[:, None], values, np.nan), axis=0)
+
+
+def in_every_seed(values: Floats) -> npt.NDArray[np.bool_]:
+    """(U, K) of (U, S, K): the units that every seed has a value in; a seed without any value in a column is no seed of it."""
+    defined = ~np.isnan(values)
+    there = np.any(defined, axis=0)
+    whole: npt.NDArray[np.bool_] = np.all(defined | ~there, axis=1) & np.any(there, axis=0)
+    return whole
+
+
 def rows_of(cases: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The rows of one metric, checked; batches of different folds get names of their own.
 
@@ -91,6 +147,8 @@ def rows_of(cases: pd.DataFrame, metric: str) -> pd.DataFrame:
         )
     fold = rows["fold"].map(lambda value: "" if pd.isna(value) else str(value))
     rows = rows.assign(fold=fold, patient=rows["patient"].fillna(""))
+    if MADE_ON not in rows:
+        rows[MADE_ON] = rows.get("split", "")
     rows["case"] = rows["case"].where(rows["status"] != POOLED, fold + "/" + rows["case"])
     twice = rows.duplicated([*BLOCK, *ROW, "seed", "case"])
     if twice.any():
@@ -116,17 +174,20 @@ def _arrange(rows: pd.DataFrame) -> Scores:
     row, names = pd.factorize(pd.MultiIndex.from_frame(rows[ROW]), sort=True)
     values = np.full((len(cases), len(seeds), len(names)), np.nan)
     values[case, seed, row] = rows["value"].to_numpy(np.float64)
+    made, made_names = pd.factorize(rows[MADE_ON].fillna("").to_numpy(object), sort=True)
+    on = np.full(values.shape, -1, np.int32)
+    on[case, seed, row] = made
     owner = np.empty(len(cases), object)
     owner[case] = rows["patient"].to_numpy(object)
-    patient, patients = pd.factorize(owner, sort=True)
+    patient, _ = pd.factorize(owner, sort=True)
     protocol, dataset, name = (str(rows[column].iloc[0]) for column in BLOCK)
     return Scores(
         block=(protocol, dataset, name),
         rows=tuple((str(model), str(loss)) for model, loss in names),
         seeds=tuple(int(number) for number in seeds),
-        cases=tuple(map(str, cases)),
         patient=patient.astype(np.int64),
-        patient_names=tuple(map(str, patients)),
         values=values,
         pooled=bool((rows["status"] == POOLED).any() or (rows["patient"] == "").any()),
+        made=on,
+        made_names=tuple(map(str, made_names)),
     )

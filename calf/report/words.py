@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calf.metrics.scores import EMPTY_RULE, POOLED_RULE
+from calf.metrics.scores import EMPTY_RULE, POOLED_RULE, UNRANKED
 from calf.report.findings import Block, Findings
 from calf.report.grids import heading
 
@@ -20,21 +20,29 @@ IMBALANCE = (
 )
 SCORES = "Mean ± SD over cases (batches)."
 MARKED_TESTED = (
-    "In bold, for each metric: the best mean, and all that are not significantly worse (paired test, Holm over all pairs of "
-    "rows, 0.05)."
+    "In bold, for each metric: the best mean, and all that are not significantly worse (paired sign flips of patients, step-down "
+    "max-T over all pairs of rows, 0.05)."
 )
 MARKED_UNTESTED = "In bold, for each metric: the best mean, the lowest where lower is better."
 TEST = (
     "95 % CI: bootstrap-t, 10,000 draws of patients with all their cases. Difference: to the baseline with the same network, "
     "paired by case and seed. p: two-sided sign-flip test of patients' mean differences, exact up to 16 patients; Holm over all "
     "comparisons with a baseline in the table. Effect: matched-pairs rank-biserial correlation. SD over seeds: of the mean over "
-    "cases; intervals and tests are of the seeds that were run. Only the declared metric was chosen in advance: marks in the "
-    "other columns describe."
+    "the cases that every seed scored; intervals and tests are of the seeds that were run. Only the declared metric was chosen "
+    "in advance: marks in the other columns describe."
 )
 
 SUPPLEMENTARY = (
-    "Supplementary tables: nothing is tested in them; in bold, for each metric, the best mean, the lowest where lower is better."
+    "Supplementary tables: nothing is tested in them; in bold, for each metric, the best mean, the lowest where lower is better, "
+    "of the rows that were scored in all cases in which any was."
 )
+FRIEDMAN = (
+    "Friedman's test of {metric}: do the rows (models and losses) differ at all? A block ranks all rows: a data set, with the "
+    "mean over its classes, or a patient. Chi square corrected for ties; F and its p: Iman and Davenport, not defined where all "
+    "blocks agree; last p: ranks shuffled within blocks, valid for few blocks too. Pairs that differ: by mean ranks, Holm over "
+    "all pairs, 0.05. Only blocks in which every row has a value count; every pair is in friedman.csv."
+)
+FEWER = "scored in fewer cases than others"
 SIGNED = (
     "Volume difference: predicted minus reference volume, in all cases; a mean near 0 says that too much and too little balance, "
     "not that volumes are right (see the relative volume error, which has no sign)."
@@ -83,8 +91,45 @@ def lead(found: Findings) -> str:
 
 
 def marked(block: Block) -> str:
-    """What bold says in the table of this block."""
-    return MARKED_TESTED if block.baseline is not None else MARKED_UNTESTED
+    """What bold says in the tables of this block, where it says less than usual, and which rows can have none."""
+    said = [MARKED_TESTED if block.baseline is not None else MARKED_UNTESTED]
+    for metrics, why in _shared({heading(metric): _alone(block, metric) for metric in block.main_metrics}):
+        said.append(f"{', '.join(metrics)}: {why}.")
+    of: dict[str, dict[str, list[str]]] = {}
+    for metric, rows in block.apart.items():
+        for (model, loss), note in rows.items():
+            why = FEWER if note.startswith("scored") else note.partition(":")[0]
+            of.setdefault(why, {}).setdefault(f"{model} / {loss}", []).append(heading(metric))
+    for why, lacking in of.items():
+        told = [
+            f"{', '.join(rows)} ({metrics})" for rows, metrics in _shared({row: ", ".join(of) for row, of in lacking.items()})
+        ]
+        said.append(f"Neither the best nor equal to it, since {why}: {'; '.join(told)}.")
+    return " ".join(said)
+
+
+def _alone(block: Block, metric: str) -> str:
+    """Why in a metric the best mean alone is marked where other metrics are tested."""
+    if block.baseline is None or metric in UNRANKED:
+        return ""
+    lines = block.comparison(metric)
+    if lines and not any(loss == block.baseline for _, loss in lines):
+        return f"nothing is tested, and only the best mean is marked, since no run of {block.baseline} has it"
+    return next((str(line["means_alone"]) for line in lines.values()), "")
+
+
+def _shared(of: dict[str, str]) -> list[tuple[list[str], str]]:
+    """Names by what is said of them, without those of which nothing is."""
+    found: dict[str, list[str]] = {}
+    for name, said in of.items():
+        if said:
+            found.setdefault(said, []).append(name)
+    return [(names, said) for said, names in found.items()]
+
+
+def friedman(found: Findings) -> str:
+    """How Friedman's tests are read."""
+    return FRIEDMAN.format(metric=heading(found.metric))
 
 
 def caveats(block: Block) -> list[str]:
@@ -96,7 +141,9 @@ def caveats(block: Block) -> list[str]:
     for (model, loss), line in own.items():
         for note in line["note"].split("; "):
             of.setdefault(note, []).append(f"{model} / {loss}")
-    said += [f"{', '.join(rows)}: {note}" for note, rows in of.items() if note not in ("", "baseline")]
+    # what keeps rows from being marked is said of all metrics, by ``marked``
+    told = ("", "baseline", *(why for rows in block.apart.values() for why in rows.values()))
+    said += [f"{', '.join(rows)}: {note}" for note, rows in of.items() if note not in told]
     return [f"{'. '.join(said)}."] if said else []
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from calf.metrics.protocol import CASE_COLUMNS
 from calf.report import report
 from calf.report.checks import check_comparable, notes
+from calf.report.curves import learning
 from calf.report.findings import find
 from calf.report.grids import best, heading
 from calf.report.results import gather
@@ -79,8 +80,22 @@ def test_two_losses_and_two_seeds(grid):
 def test_files_and_terminal(grid, capsys):
     out = report(grid)
     assert out == grid / "report"
-    files = ["agreement.csv", "brats.csv", "cases.csv", "challengeR", "comparisons.csv", "figures", "index.html", "report.csv"]
-    assert sorted(path.name for path in out.iterdir()) == [*files, "report.md", "report.tex", "strata.csv"]
+    files = ["agreement.csv", "brats.csv", "cases.csv", "challengeR", "comparisons.csv", "figures", "friedman.csv", "index.html"]
+    files += ["ranks.csv", "report.csv", "report.md", "report.tex", "runs.csv", "strata.csv"]
+    assert sorted(path.name for path in out.iterdir()) == files
+    ranked = pd.read_csv(out / "ranks.csv").set_index("loss")["rank"].to_dict()
+    assert ranked == {"bce": 2, "calf": 1}
+    friedman = pd.read_csv(out / "friedman.csv")
+    assert friedman[["over", "num_blocks", "first", "second"]].to_numpy().tolist() == [
+        ["patients", 2, "unet / bce", "unet / calf"]
+    ]
+    made = pd.read_csv(out / "runs.csv")
+    assert made[["loss", "seed", "state", "commit"]].to_numpy().tolist() == [
+        [loss, seed, "finished", "c0ffee"] for loss in ("bce", "calf") for seed in (0, 1)
+    ]
+    assert "Commit c0ffee (4) of 4 runs." in (out / "report.md").read_text()
+    for name in ("report.md", "report.tex", "index.html"):
+        assert "Friedman's test of Dice" in (out / name).read_text().replace("&#39;", "'")
     text = (out / "report.md").read_text()
     cases, summary = pd.read_csv(out / "cases.csv", dtype={"case": str}), pd.read_csv(out / "report.csv")
     assert tuple(cases.columns) == CASE_COLUMNS
@@ -106,7 +121,8 @@ def test_what_the_tables_say(grid):
     assert "| unet | calf | **0.410** ± 0.579 |" in text
     assert "| 2/2/2 of 8 |" in text
     assert "4 cases, 4 patients, 2 seeds; Dice, sensitivity, precision defined in 2 cases." in text
-    assert "| unet | bce | **0.250** " in text
+    assert "| unet | bce | 0.250 " in text  # two patients: nothing can be said to be equal or worse
+    assert "only the best mean is marked, since unet / bce has 2 patients in common with it, too few for any" in text
     for said in (
         "The unit is the case",
         "counted as a true negative",
@@ -141,9 +157,8 @@ def test_best_is_bold_also_where_low_is_best_and_nowhere_when_alike(make, runs):
     assert {rows.pop() for rows in marked.values()} == {("unet", "calf [optim.lr=0.001]")}
 
 
-def test_bold_is_what_the_tests_cannot_tell_from_the_best(grid):
-    # two patients: no difference can be significant
-    assert best(find(grid).blocks[0])["dice"] == {("unet", "bce"), ("unet", "calf")}
+def test_bold_is_the_best_mean_alone_where_no_difference_can_be_significant(grid):
+    assert best(find(grid).blocks[0])["dice"] == {("unet", "calf")}
 
 
 def test_a_signed_error_has_no_best(make, runs):
@@ -347,3 +362,25 @@ def test_names_with_options_and_pipes_stay_in_their_cell(make, runs):
     make("calf[a=1|2]", 0)
     assert "| calf[a=1\\|2] |" in text_of(runs)
     assert "calf[a=1|2]" in shown(runs)  # square brackets are markup to the library that prints
+
+
+def test_learning_curves_are_of_one_protocol(make, runs):
+    for protocol, dice in (("per_case", 0.25), ("paper", 0.75)):
+        folder = make(protocol=protocol, mark=f"{protocol:0<10}")
+        (folder / "history.csv").write_text(f"epoch,val/dice\n0,{dice}\n1,{dice}\n")
+    found = find(runs)
+    drawn = {block.protocol: learning(found, block).figure.axes[0].lines[0].get_ydata().tolist() for block in found.blocks}
+    assert drawn == {"per_case": [0.25, 0.25], "paper": [0.75, 0.75]}
+
+
+def test_runs_that_were_scored_differently_are_refused(make):
+    def scored(loss, **volumes):
+        return make(loss, settings={"protocol": {"_target_": "calf.metrics.protocol.PerCase", "volumes": volumes}}).parents[3]
+
+    runs = scored("bce", tolerance_mm=1.0, surfaces="voxels")
+    scored("focal", tolerance_mm=2.0, surfaces="voxels")  # another metric: the tolerance is in its name
+    report(runs)
+    scored("dice", tolerance_mm=1.0, surfaces="elements")
+    with pytest.raises(ValueError, match="scored differently, with several values of") as refused:
+        report(runs)
+    assert "elements: phantom/unet/dice/seed-0-0123456789" in str(refused.value)

@@ -256,7 +256,8 @@ def test_a_comparison_by_hand():
     bce = of(table, "bce")
     assert (bce["low"], bce["high"], bce["note"]) == (0.5, 0.5, "baseline")
     assert bce[["difference", "p", "p_holm", "effect"]].isna().all()
-    assert table["equal_to_best"].tolist() == [True, True]
+    assert table["equal_to_best"].tolist() == [False, True]  # of five patients no p can be 0.05
+    assert "has 5 patients in common with it, too few" in calf["means_alone"]
 
 
 def test_seeds_are_averaged_before_the_test_and_their_spread_is_told():
