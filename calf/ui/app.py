@@ -42,7 +42,7 @@ def serve(runs: Path, port: int = 8080, host: str = "127.0.0.1", browser: bool =
     explorer = Explorer.of(Library(runs))
     # runs whose rows are damaged are known as such before anyone asks for them
     ids = [run.id for run in explorer.library.runs]
-    threading.Thread(target=explorer.library.cases, args=(ids,), daemon=True).start()
+    warm = threading.Thread(target=explorer.library.cases, args=(ids,), daemon=True)
     listening = bind(host, port)
     taken = int(listening.getsockname()[1])
     token = None if is_loopback(host) else new_token()
@@ -50,7 +50,12 @@ def serve(runs: Path, port: int = 8080, host: str = "127.0.0.1", browser: bool =
     # addresses hold tokens and ids, and are written to no log
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, proxy_headers=False)
     server = _Server(config)
-    server.ready = lambda: _announce(explorer, address(host, taken, token), port, taken, token is not None, browser)
+
+    def ready() -> None:
+        warm.start()  # not sooner: NiceGUI goes through all objects of the process as it starts, which no other thread survives
+        _announce(explorer, address(host, taken, token), port, taken, token is not None, browser)
+
+    server.ready = ready
     server.run(sockets=[listening])
 
 

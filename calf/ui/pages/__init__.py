@@ -21,7 +21,7 @@ from fastapi import APIRouter
 
 from calf.ui.server import Explorer
 
-PAGES = ("start",)  # in the order of the navigation
+PAGES = ("runs", "compare", "cases", "analysis")  # in the order of the navigation
 
 
 class Page(Protocol):
