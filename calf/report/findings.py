@@ -115,15 +115,25 @@ def find(folder: Path, baseline: str | None = None, metric: str = "dice") -> Fin
     Raises:
         ValueError: there is no run, runs may not be averaged, or no run has this baseline or metric.
     """
-    gathered = gather(folder)
+    return find_in(gather(folder), baseline, metric)
+
+
+def find_in(
+    gathered: Gathered, baseline: str | None = None, metric: str = "dice", table: tuple[str, str] | None = None
+) -> Findings:
+    """As :func:`find`, of runs that were gathered already; ``table``: of this data set and class alone, without the others."""
     of_run = {run["folder"]: made_on(run["store_key"], run["split_hash"]) for run in gathered.finished.to_dict("records")}
     made = gathered.cases.index.map(of_run)
     gathered, told = separate(gathered)
     check_comparable(gathered)
-    summary, history = summarise(gathered.cases), histories(gathered)
+    every_case = gathered.cases.assign(**{MADE_ON: made})
+    if table is not None:
+        every_case = every_case[(every_case[["dataset", "class"]] == list(table)).all(axis=1)]
+        if every_case.empty:
+            raise ValueError(f"none of these runs has finished and tested {table[1]} of {table[0]}")
+    summary, history = summarise(every_case), histories(gathered)
     _check(summary, baseline, metric)
     odd = diverged(history)
-    every_case = gathered.cases.assign(**{MADE_ON: made})
     blocks = []
     for (protocol, dataset, name), own in summary.groupby(BLOCK, sort=False):
         cases = every_case[(every_case[BLOCK] == [protocol, dataset, name]).all(axis=1)]

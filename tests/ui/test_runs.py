@@ -13,11 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 import pandas as pd
 import pytest
 
-from calf.report.findings import Block, find
+from calf.report.findings import Block, find, find_in
 from calf.report.grids import Cell, Grid, comparisons, scores
 from calf.report.results import gather
 from calf.ui.library import Library
-from calf.ui.one_block import find_block
 from calf.ui.pages.report_tables import html
 from calf.ui.pages.runs import progress, summary
 from calf.ui.pages.some_runs import differences, shown_runs
@@ -125,13 +124,13 @@ def test_the_tables_are_the_report_s(served, browser, whole):
 
 
 def test_one_block_is_that_of_the_whole_report(tiny_runs, whole):
-    found = find_block(gather(tiny_runs), whole.dataset, NAME, "dice", None)
+    found = find_in(gather(tiny_runs), table=(whole.dataset, NAME))
     (own,) = found.blocks
     pd.testing.assert_frame_equal(own.summary.reset_index(drop=True), whole.summary.reset_index(drop=True))
     pd.testing.assert_frame_equal(own.compared, whole.compared)
     assert own.rows == whole.rows
     with pytest.raises(ValueError, match="tested nothing of"):
-        find_block(gather(tiny_runs), whole.dataset, "nothing", "dice", None)
+        find_in(gather(tiny_runs), table=(whole.dataset, "nothing"))
 
 
 def test_names_are_no_markup():

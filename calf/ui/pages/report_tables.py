@@ -10,13 +10,12 @@ from nicegui import ui
 
 from calf.metrics.scores import UNRANKED
 from calf.report import words
-from calf.report.findings import Findings
+from calf.report.findings import Findings, find_in
 from calf.report.further import further
 from calf.report.grids import Cell, Grid, comparisons, cost, heading, rested_on, scores
 from calf.report.volumes import Unreadable
 from calf.ui.analyses import analyses_of, protocols
 from calf.ui.library import Unknown
-from calf.ui.one_block import find_block
 from calf.ui.pages.plots import in_thread, note, problem
 from calf.ui.server import Explorer
 
@@ -109,7 +108,7 @@ class Tables:
         what = "block", self.target, self.metric, self.baseline
 
         def made() -> Findings:
-            return find_block(self.explorer.library.gathered(runs), *self.target, self.metric, self.baseline or None)
+            return find_in(self.explorer.library.gathered(runs), self.baseline or None, self.metric, self.target)
 
         found: Findings = await in_thread(self.analyses.kept, what, runs, made)
         return found
