@@ -91,6 +91,7 @@ def _data(planned: StorePlan | JoinedPlan, data: SliceData) -> dict[str, Any]:
             },
             "mask": str(case.mask.resolve()) if case.mask else None,
             "reference": str(case.reference.resolve()) if case.reference else None,
+            "annotated_slices": stored.annotated_slices,
         }
     return {
         **{key: manifest[key] for key in ("modalities", "target", "preparation", "samples", "parts") if key in manifest},

@@ -27,7 +27,9 @@ class Restored(NamedTuple):
     Attributes:
         number: which case of the store.
         mask: uint8 (X, Y, Z), encoded as the store's masks.
-        probabilities: of the foreground, float16 (names, X, Y, Z); None where none were given.
+        probabilities: of the foreground, float16 (names, X, Y, Z); None where none were given. Of a resampled store they are
+            interpolated linearly, and the mask is not made from them: at its border they may lie on the other side of 1/2.
+            Calibration is that of the interpolated ones.
     """
 
     number: int

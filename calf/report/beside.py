@@ -149,12 +149,14 @@ def _batches(beside: Beside) -> list[str]:
 
 
 def _classes(lines: list[Line]) -> list[str]:
-    """Where the file names no class and ours has several."""
+    """Where the file names no class and ours has several, or a mean over classes."""
+    means = [line for line in lines if line["our_class"].startswith("mean of ")]
+    over = ["A mean over classes is of their means over cases, and has no interval."] if means else []
     of: dict[str, dict[str, None]] = {}
     for line in lines:
         if not line["class"] and line["our_class"]:
             of.setdefault(line["our_dataset"], {})[line["our_class"]] = None
-    return [
+    return over + [
         f"The file names no class for {dataset}, and ours has {len(names)} ({', '.join(names)}): each is given by itself, and "
         "none of them need be what was published."
         for dataset, names in of.items()

@@ -8,7 +8,7 @@ from itertools import pairwise
 from calf.report import beside, words
 from calf.report.findings import Block, Findings
 from calf.report.further import further
-from calf.report.grids import NOTHING, Cell, Grid, comparisons, friedman, rested_on, scores
+from calf.report.grids import NOTHING, Cell, Grid, comparisons, cost, friedman, rested_on, scores
 from calf.report.published import Beside
 
 MOST = 40  # rows that a page holds
@@ -54,6 +54,7 @@ def latex(found: Findings, compared: Beside | None = None) -> str:
     if found.friedman:
         parts.append(_table(friedman(found), "Friedman's tests.", "tab:friedman", escape(words.friedman(found))))
     parts += _beside(compared) if compared is not None else []
+    parts += _pages(cost(found), "Cost of a run", "tab:cost", "") if found.blocks else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -76,15 +77,20 @@ def _further(block: Block, where: str, number: int) -> list[str]:
 def _beside(compared: Beside) -> list[str]:
     parts = []
     for number, protocol in enumerate(compared.protocols if compared.published else [], start=1):
-        caption = f"{beside.title(protocol).replace('`', '').replace('_', ' ')}."
-        grid, label = beside.grid(compared, protocol), f"tab:published{number}"
+        caption = beside.title(protocol).replace("`", "").replace("_", " ")
         said = " ".join(_ended(text) for text in (*beside.above(compared, protocol), *beside.below(compared, protocol)))
-        notes = escape(said.replace("`", ""))
-        for start in range(0, len(grid.rows), MOST):
-            part = replace(grid, rows=grid.rows[start : start + MOST])
-            more, mark = (" (continued)", f"-{start // MOST + 1}") if start else ("", "")
-            parts.append(_table(part, caption.replace(".", f"{more}."), label + mark, notes))
-            notes = f"Read as Table~\\ref{{{label}}}."
+        parts += _pages(beside.grid(compared, protocol), caption, f"tab:published{number}", escape(said.replace("`", "")))
+    return parts
+
+
+def _pages(grid: Grid, caption: str, label: str, notes: str) -> list[str]:
+    """A table of ``MOST`` rows at most, and as many that go on with it as it takes."""
+    parts = []
+    for start in range(0, len(grid.rows), MOST):
+        part = replace(grid, rows=grid.rows[start : start + MOST])
+        more, mark = (" (continued)", f"-{start // MOST + 1}") if start else ("", "")
+        parts.append(_table(part, f"{caption}{more}.", label + mark, notes))
+        notes = f"Read as Table~\\ref{{{label}}}." if notes else ""
     return parts
 
 
@@ -122,7 +128,7 @@ def _table(grid: Grid, caption: str, label: str, notes: str) -> str:
             *body,
             r"  \bottomrule",
             r"\end{tabular}}",
-            f"\\par\\smallskip\\begin{{minipage}}{{\\linewidth}}\\footnotesize {notes}\\end{{minipage}}",
+            *([f"\\par\\smallskip\\begin{{minipage}}{{\\linewidth}}\\footnotesize {notes}\\end{{minipage}}"] if notes else []),
             r"\end{table}",
         ]
     )

@@ -26,6 +26,7 @@ KEY = ("dataset", "model", "loss", "metric")
 NEEDED = (*KEY, "value", "source", "note")
 CLASS = "class"
 NSD = re.compile(r"nsd_\d+(\.\d+)?mm")
+MEAN_OF = re.compile(r"mean of (\d+) \w+")
 KNOWN = (*METRICS, *surface_metrics(1)[:-1], *LESION_METRICS, *COUNTED_METRICS, *CALIBRATION_METRICS)
 NO_SHARE = frozenset({"false_positive_lesions", "relative_volume_error", "volume_difference_ml"})
 NOT_RUN, NOT_PUBLISHED, NOT_SCORED, UNDEFINED = "not run", "not published", "metric not scored", "undefined in every case"
@@ -92,7 +93,8 @@ class Beside:
 def read_published(path: Path) -> tuple[Published, ...]:
     """The rows of a CSV file with the columns ``dataset, model, loss, metric, value, source, note`` and perhaps ``class``.
 
-    Names are those of the report's tables; values are in its units, shares between 0 and 1. Nothing but a header: ().
+    Names are those of the report's tables; values are in its units, shares between 0 and 1. A class ``mean of 8 organs`` is
+    the mean over the 8 classes of the data set. Nothing but a header: ().
 
     Raises:
         ValueError: the file cannot be read, columns are missing, unknown or twice, a cell that is needed is empty, a metric is
@@ -254,6 +256,10 @@ def _beside(number: Published, dataset: str, ours: _Ours, stand_in: bool) -> Ite
     rows = _settings(number, own[0].rows) if own else []
     if not rows:
         yield theirs | {"state": ours.state(dataset, number.model, number.loss)}
+    elif not blocks and (many := MEAN_OF.fullmatch(number.class_name)) and int(many[1]) == len(own):
+        for row in rows:
+            yield theirs | {"our_class": f"mean of {len(own)} classes", "our_loss": row[1]} | _mean(number, own, row, ours)
+        return
     elif not blocks:
         classes = ", ".join(block.name for block in own)
         yield theirs | {"state": f"no class {number.class_name} in ours ({classes})"}
@@ -261,6 +267,17 @@ def _beside(number: Published, dataset: str, ours: _Ours, stand_in: bool) -> Ite
         for row in rows:
             place = {"our_class": block.name, "our_loss": row[1]}
             yield theirs | place | _own(number, block, row, ours.lines[block.dataset, block.name])
+
+
+def _mean(number: Published, blocks: list[Block], row: Row, ours: _Ours) -> dict[str, Any]:
+    """Over classes, of their means over cases: without interval and SD, since a case need not have every class."""
+    of_class = [ours.lines[block.dataset, block.name].get(number.metric, {}).get(row) for block in blocks]
+    lines = [line for line in of_class if line is not None]
+    if len(lines) < len(blocks):
+        return _own(number, blocks[of_class.index(None)], row, {})
+    every = {"mean": np.mean([line["mean"] for line in lines]), "num_scored": min(line["num_scored"] for line in lines)}
+    same = {name: lines[0][name] for name in ("num_cases", "num_patients", "num_seeds") if name in lines[0]}
+    return _own(number, blocks[0], row, {number.metric: {row: every | same}})
 
 
 def _settings(number: Published, rows: Iterable[Row]) -> list[Row]:

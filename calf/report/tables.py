@@ -98,7 +98,7 @@ def terminal(found: Findings, compared: Beside | None = None) -> RenderableType:
     parts: list[RenderableType] = [Text(words.lead(found), style="bold"), *(_block(block) for block in found.blocks)]
     if found.blocks:
         tested = any(block.baseline is not None for block in found.blocks)
-        alike = ", and what does not differ from it significantly" if tested else ""
+        alike = ", with what does not differ from it significantly where that was tested" if tested else ""
         parts.append(Text(f"mean, and below it the SD over cases (batches); the best in green{alike}", style="dim"))
     else:
         parts = [Text("no run has finished yet", style="bold")]

@@ -32,7 +32,8 @@ class Scan:
     """A case in the grid of its mask, axes in RAS+ order.
 
     ``image`` uint8 (X, Y, Z), or None with ``without`` saying why; ``truth`` bool of the same shape; ``axis`` is the one that
-    slices are taken along.
+    slices are taken along; ``annotated``: the axial slices that somebody annotated, None for all. What was predicted in the
+    others was not scored and is not shown.
     """
 
     image: npt.NDArray[np.uint8] | None
@@ -42,6 +43,7 @@ class Scan:
     axis: int
     target: dict[str, Any]
     name: str
+    annotated: tuple[int, ...] | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -61,6 +63,8 @@ class Scan:
         place = self.target["names"].index(self.name)
         overlapping = not self.target["exclusive"] and len(self.target["names"]) > 1
         mask = (values >> place) & 1 == 1 if overlapping else values == place + 1
+        if self.annotated is not None:
+            mask[:, :, np.setdiff1d(np.arange(mask.shape[2]), self.annotated)] = False
         if not _is_volume(mask, grid, volume_mm3):
             raise Unreadable("not what was scored")
         return mask
@@ -98,7 +102,9 @@ def read_scan(folders: Iterable[Path], case: str, name: str, volume_mm3: float) 
             break
         except Unreadable as reason:
             without = str(reason)
-    return Scan(image, without, mask, grid, AXES.get(preparation.get("plane"), 2), data["target"], name)
+    annotated = entry.get("annotated_slices")
+    axis = AXES.get(preparation.get("plane"), 2)
+    return Scan(image, without, mask, grid, axis, data["target"], name, None if annotated is None else tuple(annotated))
 
 
 def _data(folders: Iterable[Path]) -> dict[str, Any]:
