@@ -34,7 +34,7 @@ def test_names_are_escaped():
 
 def test_every_line_has_the_columns_of_its_table(text):
     tables = re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
-    # scores, comparisons, two strata by size, the BraTS rule; each has a header, bce and the odd one; then Friedman's test, and cost
+    # scores, comparisons, two strata by size, the BraTS rule; each has a header, bce and the odd one; Friedman's test, cost
     for (columns, body), strata, of_stratum in zip(tables, (1, 1, 2, 1, 1, 1), (2, 2, 2, 2, 1, 2), strict=True):
         lines = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert len(lines) == 1 + of_stratum * strata
