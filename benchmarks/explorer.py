@@ -2,7 +2,7 @@
 
     python benchmarks/explorer.py [--json PATH] [--runs N] [--cases N]
 
-300 runs of 500 cases of 10 metrics are opened, and all their case rows read. Then 12 runs of one case of 240 x 240 x 155 voxels
+300 runs of 500 cases of 10 metrics are opened, all their case rows read, and what Analysis plots of them is computed. Then 12 runs of one case of 240 x 240 x 155 voxels
 are scrolled through in every plane, against the usual ways: a matplotlib axes a panel, a PNG a panel by Pillow. Times are of the
 processor (all threads together), medians, so that other work on the machine does not count.
 """
@@ -27,6 +27,7 @@ from rich.table import Table
 
 from calf.data.volumes import write_volume
 from calf.metrics.protocol import CASE_COLUMNS
+from calf.ui.analyses import Analyses
 from calf.ui.library import Library
 from calf.ui.measures import profile, sweep
 from calf.ui.render import OVERLAYS, View, encoded, sprite
@@ -152,6 +153,9 @@ def measure(folder: Path, num_runs: int, num_cases: int) -> dict[str, float]:
     ids = [run.id for run in library.runs]
     found["read_all_case_rows_s"] = spent(lambda: library.cases(ids))
     assert len(library.cases(ids)) == num_runs * num_cases
+    analyses = Analyses(library)
+    found["analysis_table_s"] = spent(lambda: analyses.table(ids, "d", NAME))
+    found["analysis_intervals_s"] = spent(lambda: analyses.intervals(analyses.table(ids, "d", NAME), METRICS[0]))
 
     explorer = write_case(folder / "case")
     ids = [run.id for run in explorer.library.runs]

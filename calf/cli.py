@@ -58,12 +58,15 @@ def report(
     published: Annotated[
         Path | None, typer.Option(help="CSV of published numbers: dataset,model,loss,metric,value,source,note[,class]")
     ] = None,
+    panels: Annotated[
+        bool, typer.Option(help="show images of cases with every loss's prediction; no: for those who may not pass images on")
+    ] = True,
 ) -> None:
     """Compare the losses of finished runs: tables, tests, figures, and index.html, which shows everything."""
     from calf.report import report as write_report
 
     try:
-        print(f"written: {write_report(runs, out, baseline, metric, published) / 'index.html'}")
+        print(f"written: {write_report(runs, out, baseline, metric, published, panels) / 'index.html'}")
     except ValueError as error:
         raise _stop(error) from None
 

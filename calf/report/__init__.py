@@ -27,6 +27,7 @@ def report(
     baseline: str | None = None,
     metric: str = "dice",
     published: Path | None = None,
+    panels: bool = True,
 ) -> Path:
     """Print the tables of the runs at or below ``folder`` and write the report; returns the folder it was written to.
 
@@ -53,6 +54,7 @@ def report(
         baseline: the loss that the others are compared with; None: ``bce`` where there is one, else the first by name.
         metric: the one declared in advance: it orders rows, and figures and comparisons are of it.
         published: a CSV file of published numbers (:func:`calf.report.published.read_published`).
+        panels: whether images of cases are shown, with what each loss predicted.
 
     Raises:
         ValueError: there is no run below ``folder``, runs were made so differently that they cannot be averaged, no run has
@@ -77,7 +79,7 @@ def report(
     if not console.is_terminal:  # a pipe has no width of its own
         console.width = WIDTH
     console.print(terminal(found, compared))
-    _illustrate(found, compared, out)
+    _illustrate(found, compared, out, panels)
     return out
 
 
@@ -106,7 +108,7 @@ def _json(versions: Any) -> str:
     return json.dumps(versions) if isinstance(versions, dict) else ""
 
 
-def _illustrate(found: Findings, compared: Beside | None, out: Path) -> None:
+def _illustrate(found: Findings, compared: Beside | None, out: Path, with_panels: bool) -> None:
     """Figures, panels and the page that holds them."""
     # here, since who wants tables alone waits for neither matplotlib nor nibabel
     from calf.report import curves, figures
@@ -121,7 +123,7 @@ def _illustrate(found: Findings, compared: Beside | None, out: Path) -> None:
         drawn = figures.of_block(block)
         if (learning := curves.learning(found, block)) is not None:
             drawn.append(learning)
-        shown, told = panels(found, block)
+        shown, told = panels(found, block) if with_panels else ([], [])
         of_block.append((drawn, shown))
         missing += told
     overall = [*critical_differences(found), *curves.branches(found)]
