@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from functools import cache
@@ -195,3 +196,25 @@ def test_the_calf_experiments_read_their_data_as_shipped_and_test_nobody_they_tr
         assert not of_part["train"] & of_part["test"]
         assert not of_part["train"] & of_part["val"]
         assert not of_part["val"] & of_part["test"]
+
+
+@pytest.mark.parametrize("text", ["README.md", "experiments/hippocampus/README.md"])
+def test_the_table_of_the_front_page_is_that_of_the_report(text):
+    report = pd.read_csv(ROOT / "experiments/hippocampus/report/comparisons.csv")
+    dice = report[report["metric"] == "dice"].set_index("loss")
+    means = report.pivot_table(index="loss", columns="metric", values="mean")
+    lines = [line for line in (ROOT / text).read_text().splitlines() if re.match(r"\| \w+ \| \**0\.8\d\d\** \[", line)]
+    shown = {cells[0]: cells for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+    assert set(shown) == set(dice.index)
+    for loss, (_, score, seeds, against, p, *rest) in shown.items():
+        own = dice.loc[loss]
+        mean = f"{own['mean']:.3f}"
+        assert score.replace("*", "") == f"{mean} [{own['low']:.3f}, {own['high']:.3f}]"
+        assert score.startswith("**") == own["equal_to_best"]
+        assert seeds == f"{own['seed_sd']:.3f}"
+        if loss != "bce":
+            assert against == f"{own['difference']:+.3f} [{own['difference_low']:+.3f}, {own['difference_high']:+.3f}]"
+            assert p == ("< 0.001" if own["p_holm"] < 0.001 else f"{own['p_holm']:.3f}")
+        numbers = {cell.strip("*") for cell in rest}
+        assert {f"{means.loc[loss, 'hd95_mm']:.2f}", f"{means.loc[loss, 'sensitivity']:.3f}"} <= numbers
+        assert f"{means.loc[loss, 'precision']:.3f}" in numbers
