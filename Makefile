@@ -3,16 +3,17 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test chromium check bench screenshots clean
 
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
 # One thread a worker: torch's own threads on top of one test process a core only get in each other's way.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 ARGS ?=
+RUNS ?= runs/demo
 
 help:   ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)   ## install Python packages into .venv (6 GB, a few minutes); nothing if that is done
 
@@ -21,7 +22,11 @@ demo: $(INSTALLED)   ## train calf, bce and focal on unet and fpn on the phantom
 	.venv/bin/calf report runs/demo
 
 test: $(INSTALLED)   ## run the tests, a process a core; e.g. make test ARGS="tests/losses -k focal"
+	@$(RUN) -m tests.ui.chromium || true
 	$(ONE_THREAD) $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+chromium: $(INSTALLED)   ## install Chromium for the tests of the explorer's pages; nothing if there is one
+	@$(RUN) -m tests.ui.chromium
 
 check: $(INSTALLED)   ## formatting, lint, types and who may import whom
 	.venv/bin/ruff format --check .
@@ -35,9 +40,12 @@ bench: $(INSTALLED)   ## run every benchmark and write its numbers to benchmarks
 	  echo "== $$script"; $(RUN) "$$script" --json "benchmarks/results/$$(basename "$$script" .py).json"; \
 	done
 
+screenshots: chromium   ## a picture of each view of the explorer, into docs/screenshots/; e.g. RUNS=runs/demo, of make demo
+	$(RUN) -m docs.screenshots $(RUNS)
+
 clean:   ## remove .venv, build files and tool caches; never runs/, stores/ or data
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
-	find calf hydra_plugins tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find calf hydra_plugins tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv that was left half-filled is completed, one whose Python is gone is made anew.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -2,9 +2,10 @@
 
     python benchmarks/explorer.py [--json PATH] [--runs N] [--cases N]
 
-300 runs of 500 cases of 10 metrics are opened, all their case rows read, and what Analysis plots of them is computed. Then 12 runs of one case of 240 x 240 x 155 voxels
-are scrolled through in every plane, against the usual ways: a matplotlib axes a panel, a PNG a panel by Pillow. Times are of the
-processor (all threads together), medians, so that other work on the machine does not count.
+300 runs of 500 cases of 10 metrics are opened, all their case rows read, and what Analysis plots of them is computed. Then
+12 runs of one case of 240 x 240 x 155 voxels are scrolled through in every plane, against the usual ways: a matplotlib axes a
+panel, a PNG a panel by Pillow. Times are of the processor (all threads together), medians, so that other work on the machine
+does not count.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -79,6 +80,9 @@ def ui(
         str, typer.Option(help="the address to listen on; any but this machine's own 127.0.0.1 asks for a token")
     ] = "127.0.0.1",
     browser: Annotated[bool, typer.Option(help="open the browser")] = True,
+    upload_limit: Annotated[
+        float, typer.Option(help="gigabytes of images of one's own that one page of Try it takes, as they are sent", min=0.001)
+    ] = 1.0,
 ) -> None:
     """Look at runs in the browser: predictions side by side, cases, curves. Nothing leaves this machine."""
     try:
@@ -88,7 +92,7 @@ def ui(
             raise
         raise _stop(ValueError(f"`calf ui` needs {error.name}: pip install -e '.[ui]' -c constraints.txt")) from None
     try:
-        serve(runs, port, host, browser)
+        serve(runs, port, host, browser, round(upload_limit * 1e9))
     except ValueError as error:
         raise _stop(error) from None
 
@@ -167,8 +171,15 @@ def predict(
     mirror: Annotated[bool, typer.Option(help="average over each slice and its mirror images: four times the work")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")] = "auto",
     batch_size: Annotated[int | None, typer.Option(help="slices at once; default: as in training", min=1)] = None,
+    progress: Annotated[
+        Literal["bar", "json"], typer.Option(help="bar: of cases; json: a line a batch on stdout, for programs that watch")
+    ] = "bar",
 ) -> None:
-    """Segment new images with a trained network; masks are NIfTI files in the images' own grid."""
+    """Segment new images with a trained network; masks are NIfTI files in the images' own grid.
+
+    With --progress json each line of stdout is an object: {"event": "start", "device": "cpu", "cases": 1}, then
+    {"event": "batch", "case": NAME, "done": 3, "total": 40}, and {"event": "end", "written": [NAME], "failed": {NAME: reason}}.
+    """
     from calf.predict import cases_of
     from calf.predict import predict as write_predictions
     from calf.trained import Trained
@@ -180,14 +191,29 @@ def predict(
         modalities = trained.recipe.preparation.modalities
         assert modalities is not None
         cases = cases_of(images, modalities, name) if images else trained.cases(str(data_root))
-        bad = write_predictions(trained, cases, out, _device(device), mirror, batch_size, overwrite)
+        chosen, watch = _device(device), None
+        if progress == "json":
+            watch = _tell_batch
+            _tell("start", device=str(chosen), cases=len(cases))
+        bad = write_predictions(trained, cases, out, chosen, mirror, batch_size, overwrite, watch)
     except ValueError as error:
         raise _stop(error) from None
     for case, reason in bad.items():
         typer.echo(f"calf: {case}: {reason}", err=True)
-    typer.echo(f"{len(cases) - len(bad)} of {len(cases)} masks written to {out}; labels.json says what their values mean")
+    if progress == "json":
+        _tell("end", written=[case.id for case in cases if case.id not in bad], failed=bad)
+    else:
+        typer.echo(f"{len(cases) - len(bad)} of {len(cases)} masks written to {out}; labels.json says what their values mean")
     if bad:
         raise typer.Exit(1)
+
+
+def _tell(event: str, **content: object) -> None:
+    typer.echo(json.dumps({"event": event, **content}))  # which flushes
+
+
+def _tell_batch(case: str, done: int, total: int) -> None:
+    _tell("batch", case=case, done=done, total=total)
 
 
 def _device(name: str) -> torch.device:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, combinations
+from itertools import chain, combinations, count
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from calf.runfolder import RunFolder
 from calf.windows import Windows, as_volume
 
 MULTIPLE = 32  # what networks with five stages divide images by
+
+Network = Callable[[Tensor], Any]
+Progress = Callable[[int, int], None]  # batches done, and of how many
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,13 @@ class Recipe:
 
 
 def predict_case(
-    network: nn.Module, case: Case, recipe: Recipe, device: torch.device, batch_size: int, mirror: bool
+    network: nn.Module,
+    case: Case,
+    recipe: Recipe,
+    device: torch.device,
+    batch_size: int,
+    mirror: bool,
+    progress: Progress | None = None,
 ) -> tuple[NDArray[np.uint8], Geometry]:
     """The mask of a case in the voxels of its own files, uint8 (X, Y, Z) in RAS order, in the store's encoding.
 
@@ -66,6 +76,7 @@ def predict_case(
         device: where the network is.
         batch_size: slices, or windows of a volume, at once.
         mirror: average the probabilities over the slice and its three mirror images, or the volume and its seven.
+        progress: told after each batch of slices or windows how many are done, mirror images included, and of how many.
 
     Raises:
         VolumeError: an image is missing or cannot be read.
@@ -79,14 +90,34 @@ def predict_case(
     planes = slices.planes(size, preparation.fit)
     geometry = slices.geometry(grid, preparation, size)
     if recipe.windows is None:
-        batches = _batches(planes, recipe.neighbours, batch_size, device)
-        logits: Iterable[Tensor] = (_logits(network, batch, recipe.target, mirror) for batch in batches)
+        num_flips, num_batches = 4, math.ceil(len(planes) / batch_size)
     else:
-        windowed = partial(recipe.windows, network, batch_size=batch_size)
+        top, bottom, left, right = geometry.box
+        num_flips, num_batches = 8, recipe.windows.num_batches((len(planes), bottom - top, right - left), batch_size)
+    counted = _counted(network, num_batches * (num_flips if mirror else 1), progress)
+    if recipe.windows is None:
+        batches = _batches(planes, recipe.neighbours, batch_size, device)
+        logits: Iterable[Tensor] = (_logits(counted, batch, recipe.target, mirror) for batch in batches)
+    else:
+        windowed = partial(recipe.windows, counted, batch_size=batch_size)
         predict = partial(_logits, windowed, target=recipe.target, mirror=mirror)
         logits = [as_volume(predict, torch.from_numpy(planes).to(device), geometry.box)]
     masks = [encode_prediction(part, recipe.target).cpu().numpy() for part in logits]
     return geometry.restore(np.concatenate(masks)), geometry
+
+
+def _counted(network: Network, total: int, progress: Progress | None) -> Network:
+    """The network, which tells ``progress`` after each call."""
+    if progress is None:
+        return network
+    calls = count(1)
+
+    def call(image: Tensor) -> Any:
+        output = network(image)
+        progress(next(calls), total)
+        return output
+
+    return call
 
 
 def _without_size(preparation: Preparation) -> Preparation:
@@ -116,7 +147,7 @@ def _batches(planes: NDArray[np.uint8], neighbours: int, batch_size: int, device
 
 
 @torch.inference_mode()
-def _logits(network: Callable[[Tensor], Any], image: Tensor, target: Target, mirror: bool) -> Tensor:
+def _logits(network: Network, image: Tensor, target: Target, mirror: bool) -> Tensor:
     """Logits of stored images uint8 (B, C, *S); of the mean probabilities if mirrored along every combination of axes."""
     scaled = in_unit_range(image)
     if not mirror:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,8 +69,11 @@ def predict(
     mirror: bool,
     batch_size: int | None = None,
     overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, str]:
     """Write ``<out>/<case>.nii.gz`` for each case, and ``<out>/labels.json``, what their values mean.
+
+    ``progress`` is told the case, how many of its batches are done, and how many it has; None: a bar of cases in the terminal.
 
     Returns:
         The cases that could not be read, with the reason; the others are done all the same.
@@ -94,9 +98,10 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     network = trained.network().to(device)
     bad: dict[str, str] = {}
-    for case in track(cases, description="predict"):
+    for case in track(cases, description="predict") if progress is None else cases:
+        tell = None if progress is None else partial(progress, case.id)
         try:
-            mask, geometry = predict_case(network, case, trained.recipe, device, batch_size or trained.batch_size, mirror)
+            mask, geometry = predict_case(network, case, trained.recipe, device, batch_size or trained.batch_size, mirror, tell)
         except VolumeError as error:
             bad[case.id] = str(error)
             continue

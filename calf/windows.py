@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,14 @@ class Windows:
         blended = sliding_window_inference(volume, self.patch, batch_size, logits, overlap=self.overlap, mode=self.blending)
         assert isinstance(blended, Tensor)
         return blended
+
+    def num_batches(self, size: Sequence[int], batch_size: int) -> int:
+        """How often a network is called for a volume of this size (slices, rows, columns), one volume at a time."""
+        num_windows = 1
+        for length, window in zip(size, self.patch, strict=True):
+            step = max(int(window * (1 - self.overlap)), 1)
+            num_windows *= math.ceil(max(length - window, 0) / step) + 1
+        return math.ceil(num_windows / batch_size)
 
 
 def as_volume(predict: Callable[[Tensor], Tensor], slices: Tensor, box: Sequence[int]) -> Tensor:

@@ -108,7 +108,7 @@ def test_continuous_integration_runs_what_the_makefile_offers() -> None:
 @needs_make
 def test_make_alone_lists_every_target() -> None:
     targets = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, flags=re.MULTILINE)[0].split()
-    assert targets == ["help", "setup", "demo", "test", "check", "bench", "clean"]
+    assert targets == ["help", "setup", "demo", "test", "chromium", "check", "bench", "screenshots", "clean"]
     shown = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [line.split()[1] for line in shown.splitlines()] == targets
     assert all(len(line.split()) > 3 for line in shown.splitlines()), "each with a line of help"

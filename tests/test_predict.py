@@ -16,6 +16,7 @@ from calf import run
 from calf.cli import app
 from calf.predict import cases_of
 from calf.trained import Trained
+from calf.windows import Windows
 from tests.tiny import tiny
 
 RESAMPLED = ("dataset.preparation.spacing_mm=[4,8,10]", "dataset.preparation.crop=foreground", "dataset.neighbours=1")
@@ -189,3 +190,38 @@ def test_nothing_that_is_there_is_replaced_unasked(runs, tmp_path):
     assert again.exit_code == 1
     assert "is there already, perhaps of another patient (1 of 1 are)" in again.output.replace("\n", " ")
     assert calf(best, here, "--out", tmp_path / "out", "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize("mirror", ["--mirror", "--no-mirror"])
+def test_progress_is_told_a_line_a_batch(runs, tmp_path, mirror):
+    planned = runs["one"]
+    root = tmp_path / "new"
+    shutil.copytree(Path(planned.config["data_root"]), root)
+    broken = next(root.rglob("*_t1.nii*"))
+    broken.write_bytes(broken.read_bytes()[:100])
+    best = planned.folder.checkpoints / "best.ckpt"
+    options = ("--out", tmp_path / "out", "--batch-size", 3, "--device", "cpu", mirror, "--progress", "json")
+    done = calf(best, "--data-root", root, *options)
+    assert done.exit_code == 1
+    first, *batches, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert first == {"event": "start", "device": "cpu", "cases": 6}
+    told = {}
+    for line in batches:
+        told.setdefault(line["case"], []).append((line["event"], line["done"], line["total"]))
+    total = 4 * (4 if mirror == "--mirror" else 1)  # ten slices, three at once
+    assert list(told.values()) == [[("batch", number + 1, total) for number in range(total)]] * 5
+    assert sorted(told) == sorted(last["written"]) == sorted(path.name[:-7] for path in (tmp_path / "out").glob("*.nii.gz"))
+    ((case, reason),) = last["failed"].items()
+    assert case not in told
+    assert broken.name in reason
+    assert last["event"] == "end"
+
+
+@pytest.mark.parametrize("overlap", [0, 0.5, 0.7, 0.95])
+@pytest.mark.parametrize("size", [(5, 6, 20), (3, 4, 5), (8, 9, 10), (30, 1, 7)])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_it_is_known_beforehand_how_often_a_network_of_windows_is_called(size, overlap, batch_size):
+    called = []
+    windows = Windows((4, 6, 5), overlap)
+    windows(lambda image: called.append(1) or image, torch.rand(1, 2, *size), batch_size)
+    assert len(called) == windows.num_batches(size, batch_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import os
+import signal
 import socket
 import sys
 import threading
@@ -22,24 +23,26 @@ from calf.ui import pages as rooms
 from calf.ui.library import Library, Unknown
 from calf.ui.safety import TOKEN, Guard, is_loopback, new_token
 from calf.ui.server import Explorer, create_server
+from calf.ui.uploads import LIMIT_BYTES
 
 TRIES = 100  # ports from the one that was asked for on
 BUILD_S = 60.0  # until a page has to be built
 
 
-def serve(runs: Path, port: int = 8080, host: str = "127.0.0.1", browser: bool = True) -> None:
-    """Serve until interrupted; prints the address once it answers, and opens it.
+def serve(runs: Path, port: int = 8080, host: str = "127.0.0.1", browser: bool = True, upload_bytes: int = LIMIT_BYTES) -> None:
+    """Serve until interrupted; prints the address once it answers, and opens it. In the end nothing that was uploaded is left.
 
     Args:
         runs: a folder of runs.
         port: if it is in use the next free one is taken.
         host: the address to be bound to. Anything but the loopback can be reached from other machines, and asks for a token.
         browser: open one.
+        upload_bytes: how large the images of one's own may be together that a page of Try it takes, as they are sent.
 
     Raises:
         ValueError: ``runs`` is no folder, or the host or port cannot be bound to.
     """
-    explorer = Explorer.of(Library(runs))
+    explorer = Explorer.of(Library(runs), upload_bytes=upload_bytes)
     # runs whose rows are damaged are known as such before anyone asks for them
     ids = [run.id for run in explorer.library.runs]
     warm = threading.Thread(target=explorer.library.cases, args=(ids,), daemon=True)
@@ -55,8 +58,14 @@ def serve(runs: Path, port: int = 8080, host: str = "127.0.0.1", browser: bool =
         warm.start()  # not sooner: NiceGUI goes through all objects of the process as it starts, which no other thread survives
         _announce(explorer, address(host, taken, token), port, taken, token is not None, browser)
 
-    server.ready = ready
-    server.run(sockets=[listening])
+    server.ready, server.ending = ready, explorer.trials.close
+    # a terminal that is closed ends it as Ctrl-C does; not where that was asked to be ignored, as by nohup
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, server.handle_exit)
+    try:
+        server.run(sockets=[listening])
+    finally:
+        explorer.trials.close()
 
 
 def create_app(explorer: Explorer, host: str = "127.0.0.1", token: str | None = None, port: int = 0) -> Guard:
@@ -99,11 +108,16 @@ def address(host: str, port: int, token: str | None) -> str:
 
 class _Server(uvicorn.Server):
     ready: Callable[[], None]
+    ending: Callable[[], None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if not self.should_exit:
             self.ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.ending()  # first: the signal that ended it is raised again once this is over, and nothing runs after that
+        await super().shutdown(sockets=sockets)
 
 
 def _announce(explorer: Explorer, url: str, port: int, taken: int, open_to_others: bool, browser: bool) -> None:
@@ -126,7 +140,9 @@ def _has_screen() -> bool:
 
 
 def _add(page: rooms.Page, known: list[rooms.Page], explorer: Explorer) -> None:
-    @ui.page(page.PATH, title=f"{page.TITLE} - calf", response_timeout=BUILD_S)
+    patience = getattr(page, "RECONNECT_S", None)  # until a browser that is not heard of counts as gone; None: NiceGUI's
+
+    @ui.page(page.PATH, title=f"{page.TITLE} - calf", response_timeout=BUILD_S, reconnect_timeout=patience)
     async def shown(request: Request) -> None:
         _frame(page, known)
         try:

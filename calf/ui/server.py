@@ -1,4 +1,4 @@
-"""The library and its cases by HTTP: JSON and pictures. Everything is asked for by id; no path is taken, no file is served.
+"""The library and its cases by HTTP: JSON and pictures. Everything is asked for by id; no path is taken.
 
     GET /api/runs                          {"revision": int, "runs": [Run.public(), ...]}; looks for changes first
     GET /api/cases?runs=ID,ID              {"rows": [a row of Library.cases, ...]}
@@ -9,6 +9,8 @@
     GET /api/cases/CASE/profile?runs=&name=&plane=axial&threshold=    see ``calf.ui.measures.Profile``
     GET /api/cases/CASE/sweep?run=&name=                              see ``calf.ui.measures.Sweep``
 
+The routes from /api/cases/CASE on are ``case_routes``, which :mod:`calf.ui.pages.try_it` has once more for images of one's own.
+
 Numbers are those of the files to the last bit; what is undefined is null. An error is ``{"error": a sentence for the user}``: 404
 for an id or a name that is unknown, 422 for a request that makes no sense, 409 for what cannot be shown. Browsers keep nothing.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -31,6 +33,8 @@ from calf.report.volumes import AXES, Unreadable
 from calf.ui.library import Library, Unknown
 from calf.ui.measures import profile, sweep
 from calf.ui.render import LETTERS, View, encoded, panel_size, sprite
+from calf.ui.trials import Trials
+from calf.ui.uploads import LIMIT_BYTES as UPLOAD_BYTES
 from calf.ui.volumes import LIMIT_BYTES, Cases, OpenCase
 
 log = logging.getLogger(__name__)
@@ -44,10 +48,11 @@ class Explorer:
 
     library: Library
     cases: Cases
+    trials: Trials
 
     @classmethod
-    def of(cls, library: Library, limit_bytes: int = LIMIT_BYTES) -> Explorer:
-        return cls(library, Cases(library, limit_bytes))
+    def of(cls, library: Library, limit_bytes: int = LIMIT_BYTES, upload_bytes: int = UPLOAD_BYTES) -> Explorer:
+        return cls(library, Cases(library, limit_bytes), Trials(library, upload_bytes))
 
 
 def create_server(explorer: Explorer, routers: Sequence[APIRouter] = ()) -> FastAPI:
@@ -57,7 +62,7 @@ def create_server(explorer: Explorer, routers: Sequence[APIRouter] = ()) -> Fast
     """
     # the documentation that FastAPI serves loads its scripts from another host
     server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    for router in (_routes(explorer), *routers, _no_route()):
+    for router in (_routes(explorer), case_routes(lambda request: explorer.cases), *routers, _no_route()):
         server.include_router(router, prefix="/api")
     for kind, status in ((Unknown, 404), (Unreadable, 409), (Exception, 500)):
         server.add_exception_handler(kind, _answer(status))
@@ -145,17 +150,25 @@ def _routes(explorer: Explorer) -> APIRouter:
     def cases(runs: Ids) -> Response:
         return JSONResponse({"rows": plain(explorer.library.cases(_split(runs)).to_dict("records"))})
 
+    return router
+
+
+def case_routes(cases: Callable[[Request], Cases]) -> APIRouter:
+    """What is asked of one case, of those that ``cases`` finds for a request."""
+    router = APIRouter()
+
     @router.get("/cases/{case}")
-    def one(case: str, runs: Ids) -> Response:
-        return JSONResponse(plain(scene(explorer.cases.open(case, _split(runs)))))
+    def one(request: Request, case: str, runs: Ids) -> Response:
+        return JSONResponse(plain(scene(cases(request).open(case, _split(runs)))))
 
     @router.get("/cases/{case}/image")
-    def image(case: str, runs: Ids, modality: str) -> Response:
-        scan = explorer.cases.open(case, _split(runs)).scan(modality)
+    def image(request: Request, case: str, runs: Ids, modality: str) -> Response:
+        scan = cases(request).open(case, _split(runs)).scan(modality)
         return JSONResponse(plain({"range": scan.range, "window": scan.window}))
 
     @router.get("/cases/{case}/slice")
     def picture(
+        request: Request,
         case: str,
         runs: Ids,
         panels: Ids,
@@ -170,7 +183,7 @@ def _routes(explorer: Explorer) -> APIRouter:
         threshold: Annotated[int | None, Query(ge=1, le=255)] = None,
         side: Annotated[int | None, Query(ge=16, le=1536)] = None,
     ) -> Response:
-        opened = explorer.cases.open(case, _split(runs))
+        opened = cases(request).open(case, _split(runs))
         window = None if low is None or high is None else _window(low, high)
         chosen = tuple(name for name in names.split(",") if name)
         view = View(index, chosen, plane, modality or None, overlay, outline, window, threshold, side)
@@ -179,20 +192,21 @@ def _routes(explorer: Explorer) -> APIRouter:
 
     @router.get("/cases/{case}/profile")
     def along(
+        request: Request,
         case: str,
         runs: Ids,
         name: str,
         plane: str = "axial",
         threshold: Annotated[int | None, Query(ge=1, le=255)] = None,
     ) -> Response:
-        opened = explorer.cases.open(case, _split(runs))
+        opened = cases(request).open(case, _split(runs))
         if plane not in AXES:
             raise Unknown(f"a plane is one of {', '.join(AXES)}")
         return JSONResponse(plain(asdict(profile(opened, name, list(opened.runs), plane, threshold))))
 
     @router.get("/cases/{case}/sweep")
-    def thresholds(case: str, run: str, name: str) -> Response:
-        return JSONResponse(plain(asdict(sweep(explorer.cases.open(case, [run]), run, name))))
+    def thresholds(request: Request, case: str, run: str, name: str) -> Response:
+        return JSONResponse(plain(asdict(sweep(cases(request).open(case, [run]), run, name))))
 
     return router
 

@@ -17,9 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from calf.data.grid import Grid, same_grid
 from calf.data.volumes import VolumeError, read_header
@@ -27,7 +28,7 @@ from calf.metrics.scores import PARTLY_LABELLED
 from calf.report.volumes import Unreadable
 from calf.ui.cache import Cache
 from calf.ui.files import CaseFiles, inside, read_codes, read_steps, stamp
-from calf.ui.library import Library, Unknown
+from calf.ui.library import Unknown
 from calf.ui.regions import Cropped, Region, values
 from calf.ui.runs import Run
 from calf.ui.scan import Scan
@@ -46,10 +47,26 @@ class _Failed:
     why: str
 
 
+class Source(Protocol):
+    """What cases are opened of: a :class:`calf.ui.library.Library`, whose methods say what these do, or an image of one's own
+    (:class:`calf.ui.shown.Shown`).
+    """
+
+    def chosen(self, ids: Sequence[str]) -> list[Run]: ...
+
+    def case(self, id: str, runs: Sequence[str]) -> str: ...
+
+    def data(self, id: str) -> dict[str, Any]: ...
+
+    def table(self, id: str) -> pd.DataFrame: ...
+
+    def case_rows(self, id: str) -> pd.DataFrame: ...
+
+
 class Cases:
     """Opens cases of a library's runs; about ``limit_bytes`` of voxels are kept."""
 
-    def __init__(self, library: Library, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(self, library: Source, limit_bytes: int = LIMIT_BYTES) -> None:
         self.library = library
         self.cache = Cache(limit_bytes)
 

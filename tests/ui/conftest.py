@@ -18,6 +18,7 @@ import pytest
 from calf.ui.library import Library
 from calf.ui.server import Explorer
 from tests.tiny import tiny
+from tests.ui.chromium import found
 
 PROGRAM = "import sys; from calf.cli import app; app(sys.argv[1:])"
 LOSSES = ("dice", "bce")
@@ -95,9 +96,9 @@ def served(tiny_runs: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[object]:
     playwright = pytest.importorskip("playwright.sync_api", reason="pages are tested with playwright: pip install playwright")
-    chromium = Path("/usr/bin/chromium")
-    if not chromium.exists():
-        pytest.skip(f"pages are tested with Chromium at {chromium}: apt-get install chromium")
+    chromium = found()
+    if chromium is None:
+        pytest.skip("pages are tested with Chromium, and there is none: make chromium")
     with playwright.sync_playwright() as running:
         started = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield started

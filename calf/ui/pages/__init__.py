@@ -4,7 +4,8 @@
 * ``build(explorer, query)``: fills the page for one browser, with NiceGUI's elements; ``async def`` if it waits for something.
   ``query`` is what stands in the address after the question mark: ``/compare?case=ID&runs=ID,ID``. Ids in it are looked up
   with ``explorer.library``, which raises ``Unknown``; the frame then shows its sentence, as that of ``Unreadable``;
-* ``router(explorer)``, where it needs routes of its own: a FastAPI ``APIRouter``, included below ``/api``.
+* ``router(explorer)``, where it needs routes of its own: a FastAPI ``APIRouter``, included below ``/api``;
+* ``RECONNECT_S``, where a browser that is not heard of should be waited for longer than NiceGUI's 3 seconds.
 
 The frame (navigation, light and dark) is :mod:`calf.ui.app`'s. Whatever reads files or computes runs in a thread:
 ``await nicegui.run.io_bound(case.load)``. Pictures of slices are ``/api/cases/CASE/slice`` (:mod:`calf.ui.server`). Nothing
@@ -21,7 +22,7 @@ from fastapi import APIRouter
 
 from calf.ui.server import Explorer
 
-PAGES = ("runs", "compare", "cases", "analysis")  # in the order of the navigation
+PAGES = ("runs", "compare", "cases", "analysis", "volume", "try_it")  # in the order of the navigation
 
 
 class Page(Protocol):

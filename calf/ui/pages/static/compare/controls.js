@@ -1,9 +1,9 @@
 // The row of controls above the panels. Each changes the state of the page through ``change``; ``update`` shows the state.
-import { element } from "calf-compare/dom.js";
+import { address, element } from "calf-compare/dom.js";
 import { OVERLAYS, finite } from "calf-compare/state.js";
 
 export class Controls {
-  // page: {change(part), reset(), cases: go(step), open(dialog)}; options: {colours}
+  // page: {change(part), reset(), cases: go(step), open(dialog)}; options: {colours, base, truth}
   constructor(page, options) {
     this.page = page;
     this.colours = options.colours;
@@ -23,6 +23,8 @@ export class Controls {
     const threshold = () => change({ threshold: finite(this.threshold.value) });
     this.threshold = element("input", { type: "number", min: 1, max: 255, step: 1, placeholder: "saved", onchange: threshold });
     this.zoom = element("output", { title: "zoom" });
+    this.volume = element("a", { class: "link", title: "this case in three dimensions, with the first run" }, ["Volume"]);
+    this.volume.hidden = options.base !== "/api";
     this.legend = element("div", { class: "legend", "aria-label": "colours" });
     const labelled = (text, ...own) => element("label", {}, [text, ...own]);
     this.row = element("div", { class: "controls" }, [
@@ -34,13 +36,14 @@ export class Controls {
       this.modality,
       this.plane,
       this.overlay,
-      labelled("", this.outline, "truth outline"),
+      ...(options.truth ? [labelled("", this.outline, "truth outline")] : []),
       labelled("", this.image, "image alone"),
       element("span", { class: "window" }, ["window", this.low, "to", this.high, button("auto", "the image's own window (a)", page.auto)]),
       labelled("threshold /255", this.threshold),
       element("span", {}, [this.zoom, button("reset", "zoom and place (0)", page.reset)]),
       button("Numbers", "every number of this case, in full (n)", () => page.open("numbers")),
       button("?", "keys (?)", () => page.open("keys")),
+      this.volume,
       this.legend,
     ]);
   }
@@ -64,6 +67,7 @@ export class Controls {
     }
     if (document.activeElement !== this.threshold) this.threshold.value = state.threshold ?? "";
     this.zoom.textContent = `${Number(state.zoom.toFixed(1))}×`;
+    this.volume.href = address("/volume", { case: state.case, run: state.runs[0], class: state.name, modality: state.modality });
     this.legend.replaceChildren(...this.keys(state));
   }
 
@@ -86,7 +90,7 @@ export function button(text, title, press) {
   return element("button", { type: "button", title, "aria-label": title, onclick: press }, [text]);
 }
 
-function options(select, pairs, chosen) {
+export function options(select, pairs, chosen) {
   const now = [...select.options];
   if (now.length !== pairs.length || now.some((option, place) => option.value !== pairs[place][0])) {
     select.replaceChildren(...pairs.map(([value, text]) => element("option", { value }, [text])));

@@ -31,29 +31,29 @@ export function dialog(title, content, closed = () => {}) {
   return shown;
 }
 
-export function keys() {
-  const rows = KEYS.map(([key, what]) => element("tr", {}, [element("th", { scope: "row" }, [key]), element("td", {}, [what])]));
+export function keys(list = KEYS) {
+  const rows = list.map(([key, what]) => element("tr", {}, [element("th", { scope: "row" }, [key]), element("td", {}, [what])]));
   return dialog("Keys", [element("table", {}, rows)]);
 }
 
-// Every number that cases.csv has of the case and target, unrounded.
-export function numbers(scene, name) {
+// Every number that there is of the case and target, unrounded; words: see Compare.
+export function numbers(scene, name, words) {
   const rows = scene.panels.map((panel) => [panel.label, panel.rows[name], panel.error[name] || panel.warning[name]]);
   const left = new Set(["run", "case_id", "dataset", "case", "patient", "class"]);
   const found = rows.flatMap(([, row]) => Object.keys(row ?? {}));
   const columns = [...new Set(found)].filter((key) => !left.has(key));
   const head = element("tr", {}, ["run", ...columns, "note"].map((text) => element("th", { scope: "col" }, [text])));
   const body = rows.map(([label, row, note]) => {
-    const cells = columns.map((key) => element("td", {}, [row ? String(row[key] ?? "undefined") : "not in cases.csv"]));
+    const cells = columns.map((key) => element("td", {}, [row ? String(row[key] ?? "undefined") : words.unscored]));
     return element("tr", {}, [element("th", { scope: "row" }, [label]), ...cells, element("td", {}, [note])]);
   });
-  const says = element("p", {}, [`${scene.case}, ${name}: as in cases.csv.`]);
+  const says = element("p", {}, [`${scene.case}, ${name}: ${words.numbers}`]);
   return dialog("Numbers", [says, element("div", { class: "scroll", tabindex: 0 }, [element("table", {}, [head, ...body])])]);
 }
 
-// use(ids) is called with what was chosen, if that changed.
-export async function runs(chosen, most, use) {
-  const list = (await json("/api/runs")).runs;
+// url: of the runs there are. use(ids) is called with what was chosen, if that changed.
+export async function runs(url, chosen, most, use) {
+  const list = (await json(url)).runs;
   const picked = new Set(chosen);
   const filter = element("input", { type: "search", autofocus: true, placeholder: "loss, model, seed …", "aria-label": "filter runs", oninput: () => narrow() });
   const count = element("p", { "aria-live": "polite" });

@@ -9,18 +9,27 @@ import { LARGEST_ZOOM, bounded, query, read, settle } from "calf-compare/state.j
 import { Strip } from "calf-compare/strip.js";
 
 const START = { zoom: 1, x: 0.5, y: 0.5 };
+// Where the numbers of a case come from, in words: scored says it of each, unscored stands where there is none.
+const CASES_CSV = {
+  scored: "in cases.csv",
+  unscored: "not in cases.csv",
+  numbers: "as in cases.csv.",
+  note: "Of the case: as in cases.csv, rounded; in full in tooltips and Numbers.",
+};
 
 export class Compare {
+  // options: {query, most, colours}; for what is no case of runs also {base: where it is asked for, words, truth: whether it has one},
+  // and then the page's address stays as it is.
   constructor(root, options) {
     this.root = root;
-    this.options = options;
+    this.options = { base: "/api", words: CASES_CSV, truth: true, ...options };
     this.state = read(options.query);
     this.scene = this.image = this.profile = null;
     this.list = []; // of cases
     this.turns = {};
     this.problems = {}; // by kind
     this.drawn = null; // the job of the picture that is seen
-    this.strip = new Strip((index) => this.go(index));
+    this.strip = new Strip((index) => this.go(index), this.options.truth);
     this.pictures = new Pictures((bitmap, job) => this.draw(bitmap, job), (error) => this.missing(error));
     this.build();
     this.input = new Input(this);
@@ -55,10 +64,10 @@ export class Compare {
     );
     this.alert = element("div", { class: "alert", role: "alert" });
     this.area = element("div", { class: "panels", tabindex: 0, role: "group", "aria-label": "panels: arrows change the slice, ? shows all keys" });
-    this.panels = new Panels(this.area);
+    this.panels = new Panels(this.area, this.options.words);
     this.slider = element("input", { type: "range", min: 0, step: 1, "aria-label": "slice", oninput: () => this.go(Number(this.slider.value)) });
     this.slice = element("output", { class: "slice" });
-    const note = "Of the case: as in cases.csv, rounded; in full in tooltips and Numbers.";
+    const { note } = this.options.words;
     const foot = element("div", { class: "foot" }, [this.slice, this.strip.legend, this.strip.text, element("span", { class: "note", title: note }, [note])]);
     this.root.append(this.controls.row, this.alert, this.area, element("div", { class: "along" }, [this.strip.canvas, this.slider]), foot);
   }
@@ -79,7 +88,7 @@ export class Compare {
     this.slice.textContent = "loading";
     if (runs.join() !== this.listed) {
       this.listed = runs.join();
-      const list = await this.latest("cases", json(address("/api/compare/cases", { runs: this.listed })));
+      const list = await this.latest("cases", json(this.address("/compare/cases", { runs: this.listed })));
       if (!list) return;
       if (list.error) this.listed = null;
       this.list = list.value?.cases ?? [];
@@ -87,7 +96,7 @@ export class Compare {
       if (!there && this.list.length && this.scene) Object.assign(this.state, { case: this.list[0].id, index: null });
     }
     const asked = this.state.case;
-    const answer = await this.latest("scene", json(address(`/api/cases/${encodeURIComponent(asked)}`, { runs: runs.join() })));
+    const answer = await this.latest("scene", json(this.address(`/cases/${encodeURIComponent(asked)}`, { runs: runs.join() })));
     if (!answer) return;
     this.controls.cases(this.list, asked);
     this.scene = answer.value ?? null;
@@ -129,7 +138,7 @@ export class Compare {
   async askImage() {
     const { case: id, runs, modality } = this.state;
     if (modality === null) return;
-    const answer = await this.latest("image", json(address(`/api/cases/${id}/image`, { runs: runs.join(), modality })));
+    const answer = await this.latest("image", json(this.address(`/cases/${id}/image`, { runs: runs.join(), modality })));
     if (!answer) return;
     this.say("image", answer.error ? `${modality}: ${answer.error.message}` : "");
     this.image = answer.value ?? null;
@@ -138,7 +147,7 @@ export class Compare {
 
   async askProfile() {
     const { case: id, runs, name, plane, threshold } = this.state;
-    const answer = await this.latest("profile", json(address(`/api/cases/${id}/profile`, { runs: runs.join(), name, plane, threshold })));
+    const answer = await this.latest("profile", json(this.address(`/cases/${id}/profile`, { runs: runs.join(), name, plane, threshold })));
     if (!answer) return;
     this.say("profile", answer.error ? answer.error.message : "");
     this.profile = answer.value ?? null;
@@ -148,8 +157,12 @@ export class Compare {
     this.slices();
   }
 
+  address(path, values) {
+    return address(`${this.options.base}${path}`, values);
+  }
+
   ids() {
-    return [...(this.state.image ? ["image"] : []), "truth", ...this.state.runs];
+    return [...(this.state.image ? ["image"] : []), ...(this.options.truth ? ["truth"] : []), ...this.state.runs];
   }
 
   layout() {
@@ -185,7 +198,7 @@ export class Compare {
   url(index) {
     const { case: id, runs, name, plane, modality, overlay, outline, low, high, threshold } = this.state;
     const shown = { runs: runs.join(), panels: this.ids().join(), index, names: name, plane, modality, overlay, outline, low, high, threshold };
-    return address(`/api/cases/${id}/slice`, shown);
+    return this.address(`/cases/${id}/slice`, shown);
   }
 
   // The slice of the state in every panel.
@@ -310,13 +323,14 @@ export class Compare {
   open(what) {
     if (document.querySelector("dialog[open]")) return;
     if (what === "keys") dialogs.keys();
-    else if (what === "runs") dialogs.runs(this.state.runs, this.options.most, (runs) => this.change({ runs })).catch((error) => this.say("runs", error.message));
-    else if (this.scene) dialogs.numbers(this.scene, this.state.name);
+    else if (what === "runs") dialogs.runs(this.address("/runs", {}), this.state.runs, this.options.most, (runs) => this.change({ runs })).catch((error) => this.say("runs", error.message));
+    else if (this.scene) dialogs.numbers(this.scene, this.state.name, this.options.words);
   }
 
   // Browsers refuse addresses that change all the time.
   remember() {
     clearTimeout(this.timer);
+    if (this.options.base !== "/api") return;
     this.timer = setTimeout(() => history.replaceState(history.state, "", `${location.pathname}?${query(this.state)}`), 200);
   }
 }

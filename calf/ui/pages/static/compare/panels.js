@@ -5,8 +5,10 @@ const GAP = 6;
 const NUMBERS = [["dice", "Dice", 3, ""], ["hd95_mm", "HD95", 1, " mm"]];
 
 export class Panels {
-  constructor(root) {
+  // words: see Compare.
+  constructor(root, words) {
     this.root = root;
+    this.words = words;
     this.list = [];
     this.size = { height: 1, width: 1 };
     this.scale = 1;
@@ -109,7 +111,7 @@ export class Panels {
       panel.why.hidden = !told.why;
       panel.warning.textContent = panel.warning.title = told.warning || "";
       panel.warning.hidden = !told.warning;
-      panel.lines.replaceChildren(...(told.truth ? reference(told.truth) : told.run ? scored(told.row) : []));
+      panel.lines.replaceChildren(...(told.truth ? reference(told.truth, this.words) : told.run ? scored(told.row, this.words) : []));
       panel.slice = panel.lines.querySelector("[data-what=slice]");
     }
   }
@@ -146,23 +148,23 @@ function number(what, text, whole) {
   return element("span", { "data-what": what, title: whole }, [text]);
 }
 
-function scored(row) {
-  if (!row) return [element("span", {}, ["not in cases.csv"])];
+function scored(row, words) {
+  if (!row) return [element("span", {}, [words.unscored])];
   const shown = NUMBERS.filter(([metric]) => metric in row).map(([metric, label, digits, unit]) =>
-    number(metric, `${label} ${rounded(row[metric], digits)}${row[metric] === null ? "" : unit}`, whole(metric, row)),
+    number(metric, `${label} ${rounded(row[metric], digits)}${row[metric] === null ? "" : unit}`, whole(metric, row, words)),
   );
-  const status = row.status === "ok" ? [] : [number("status", row.status.replaceAll("_", " "), "status in cases.csv")];
-  return [shown[0], number("slice", "", ""), ...shown.slice(1), volume("predicted_volume_mm3", row), ...status].filter(Boolean);
+  const status = row.status === "ok" ? [] : [number("status", row.status.replaceAll("_", " "), `status ${words.scored}`)];
+  return [shown[0], number("slice", "", ""), ...shown.slice(1), volume("predicted_volume_mm3", row, words), ...status].filter(Boolean);
 }
 
-function reference(row) {
-  return row.reference_volume_mm3 === undefined ? [] : ["reference", volume("reference_volume_mm3", row)];
+function reference(row, words) {
+  return row.reference_volume_mm3 === undefined ? [] : ["reference", volume("reference_volume_mm3", row, words)];
 }
 
-function volume(key, row) {
-  return number(key, row[key] === null ? "–" : `${rounded(row[key] / 1000, 2)} ml`, whole(key, row));
+function volume(key, row, words) {
+  return number(key, row[key] === null ? "–" : `${rounded(row[key] / 1000, 2)} ml`, whole(key, row, words));
 }
 
-function whole(key, row) {
-  return row[key] === null ? `${key}: undefined in cases.csv (${row.status})` : `${key} in cases.csv: ${row[key]}`;
+function whole(key, row, words) {
+  return row[key] === null ? `${key}: undefined ${words.scored} (${row.status})` : `${key} ${words.scored}: ${row[key]}`;
 }

@@ -2,11 +2,11 @@
 import { element } from "calf-compare/dom.js";
 
 export class Strip {
-  constructor(go) {
+  constructor(go, truth) {
     this.canvas = element("canvas", { class: "strip", role: "img", title: "click: go to this slice" });
     this.text = element("span");
     const key = (name, text) => element("span", { class: "key" }, [element("i", { style: `background:var(--${name})` }), text]);
-    this.legend = element("span", { class: "keys" }, [key("truth", "truth's area"), key("disagreement", "disagreement"), "(each of its largest)"]);
+    this.legend = element("span", { class: "keys" }, [...(truth ? [key("truth", "truth's area")] : []), key("disagreement", "disagreement"), truth ? "(each of its largest)" : "(of its largest)"]);
     this.profile = null;
     this.slices = 1;
     this.index = 0;
