@@ -1,11 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +17,6 @@ from calf.metrics.calibration import CALIBRATION_METRICS
 from calf.metrics.scores import METRICS
 from calf.metrics.volumetric import VolumeScores
 from calf.runfolder import RunFolder
-from tests.conftest import ROOT
 from tests.tiny import tiny
 
 
@@ -33,16 +27,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def train(place: Path, composed: Callable) -> Callable[..., run.RunPlan]:
+def train(place: Path, trained: Callable[..., run.RunPlan]) -> Callable[..., run.RunPlan]:
     """Run the tiny configuration with these overrides in this process."""
-
-    def call(*overrides: str) -> run.RunPlan:
-        cfg = composed(*tiny(place, *overrides))
-        HydraConfig.instance().set_config(cfg)
-        run.run(cfg)
-        return run.plan(cfg)
-
-    return call
+    return lambda *overrides: trained(*tiny(place, *overrides))
 
 
 def scores(folder: RunFolder) -> bytes:
@@ -198,118 +185,8 @@ def test_the_knobs_of_training_work_together(train, knobs):
     assert history["lr"].is_monotonic_decreasing
 
 
-def test_a_resumed_run_that_does_not_validate_every_epoch_keeps_its_history(place):
-    overrides = ("loss=calf", "trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2")
-    assert job("tests/killed.py", place, "name=seldom", *overrides).returncode == -signal.SIGKILL
-    process = job("train.py", place, "name=seldom", *overrides)
-    assert process.returncode == 0, process.stdout + process.stderr
-    (result,) = (place / "runs" / "seldom").rglob("result.json")
-    history = learning(RunFolder(result.parent))
-    assert history["epoch"].tolist() == [0, 1, 2, 3]
-    assert history["val/dice"].isna().tolist() == [True, False, True, False]
-
-
-def test_a_run_folder_that_was_moved_still_knows_its_best_checkpoint(place):
-    overrides = ("loss=calf", "trainer.max_epochs=4")
-    assert job("tests/killed.py", place, "name=before", *overrides).returncode == -signal.SIGKILL
-    (place / "runs" / "before").rename(place / "runs" / "after")
-    for name in ("after", "stayed"):
-        process = job("train.py", place, f"name={name}", *overrides)
-        assert process.returncode == 0, process.stdout + process.stderr
-    results = [RunFolder(next((place / "runs" / name).rglob("result.json")).parent) for name in ("after", "stayed")]
-    assert results[0].result["best_epoch"] == results[1].result["best_epoch"]
-    assert scores(results[0]) == scores(results[1])
-
-
 def test_the_paper_protocol_scores_batches(train):
     planned = train("name=paper", "loss=bce", "protocol=paper", "trainer.max_epochs=1")
     rows = pd.read_csv(planned.folder.cases)
     assert set(rows["protocol"]) == {"paper"}
     assert rows["case"].str.startswith("batch-").all()
-
-
-def job(script: str, place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / script), *tiny(place, *overrides)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-
-
-def test_a_killed_run_continues_and_ends_with_the_numbers_of_an_undisturbed_one(place):
-    overrides = ("loss=calf", "model=fpn", "model.encoder_name=resnet18", "trainer.max_epochs=4")  # FPN has dropout
-    killed = job("tests/killed.py", place, "name=killed", *overrides)
-    assert killed.returncode == -signal.SIGKILL
-    (status,) = (place / "runs" / "killed").rglob("status.json")
-    assert json.loads(status.read_text())["state"] == "running"
-    for name in ("killed", "undisturbed"):
-        process = job("train.py", place, f"name={name}", *overrides)
-        assert process.returncode == 0, process.stdout + process.stderr
-    folders = [RunFolder(next((place / "runs" / name).rglob("result.json")).parent) for name in ("killed", "undisturbed")]
-    assert scores(folders[0]) == scores(folders[1])
-    pd.testing.assert_frame_equal(learning(folders[0]), learning(folders[1]), check_exact=True)
-    branches = [pd.read_csv(folder.path / "branches.csv") for folder in folders]
-    pd.testing.assert_frame_equal(*branches, check_exact=True)
-
-
-def test_a_killed_run_goes_on_with_what_its_loss_has_learned(place):
-    overrides = ("loss=softadapt", "loss.beta=10", "trainer.max_epochs=4")
-    assert job("tests/killed.py", place, "name=adapting", *overrides).returncode == -signal.SIGKILL
-    for name in ("adapting", "adapted"):
-        assert job("train.py", place, f"name={name}", *overrides).returncode == 0
-    folders = [RunFolder(next((place / "runs" / name).rglob("result.json")).parent) for name in ("adapting", "adapted")]
-    assert scores(folders[0]) == scores(folders[1])
-    pd.testing.assert_frame_equal(*(learning(folder) for folder in folders), check_exact=True)
-
-
-def test_two_ranks_choose_the_branches_of_the_whole_batch_and_score_each_case_once(place):
-    ranks = ("trainer.devices=2", "trainer.strategy=ddp", "dataset.batch_size=4")
-    for name, overrides in {"ranks": ranks, "alone": ("trainer.devices=1",)}.items():
-        process = job("train.py", place, f"name={name}", "loss=calf", *overrides)
-        assert process.returncode == 0, process.stdout + process.stderr
-    folders = [RunFolder(next((place / "runs" / name).rglob("result.json")).parent) for name in ("ranks", "alone")]
-    branches = [pd.read_csv(folder.path / "branches.csv") for folder in folders]
-    pd.testing.assert_frame_equal(*branches)
-    keys = [pd.read_csv(folder.cases)[["case", "class", "metric", "reference_volume_mm3"]] for folder in folders]
-    pd.testing.assert_frame_equal(*keys)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (["loss=cafl"], ["Could not find 'loss/cafl'", "calf_region", "bce_dice"]),
-        (["loss.gama=2"], ["gama"]),
-        (["dataset.target=lung"], ["whole_tumour"]),
-        (["model=unet", "model.encoder_name=resnet81"], ["resnet18"]),
-        (["dataset=msd", "data_root=/nowhere"], ["/nowhere", "medicaldecathlon"]),
-        (["fold=0"], ["single holdout"]),
-        (["loss=focal", "loss.gamma=-1"], ["calf: expected gamma to be at least 0, got -1 (loss)"]),
-        (["dataset.preparation.plane=oblique"], ["calf: preparation.plane is one of", "oblique"]),
-    ],
-)
-def test_bad_options_are_named_and_leave_no_run(place, overrides, said):
-    base = tiny(place, "name=bad", *overrides)
-    if "dataset=msd" in overrides:
-        base = [item for item in base if not item.startswith("dataset.layout")]
-    process = subprocess.run([sys.executable, str(ROOT / "train.py"), *base], cwd=ROOT, capture_output=True, text=True)
-    assert process.returncode != 0
-    for words in said:
-        assert words in process.stdout + process.stderr
-    assert not list((place / "runs" / "bad").rglob("result.json"))
-
-
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("checkpoint=Best", "expected checkpoint to be best or last, got 'Best'"),
-        ("seed=abc", "expected seed to be a whole number of at least 0, got 'abc'"),
-        ("dataset.batch_size=2.5", "expected dataset.batch_size to be a whole number of at least 1, got 2.5"),
-        ("trainer.max_epochs=0", "expected trainer.max_epochs to be a whole number of at least 1, got 0"),
-        (
-            "trainer.check_val_every_n_epoch=3",
-            "trainer.check_val_every_n_epoch of at most trainer.max_epochs = 2, got 3",
-        ),
-        ("+trainer.limit_test_batches=1", "take trainer.limit_test_batches away"),
-    ],
-)
-def test_what_could_not_work_is_refused_before_anything_is_read(place, composed, override, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
-        run.plan(composed(*tiny(place, override)))

@@ -11,15 +11,14 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
 from torch import nn
 from typer.testing import CliRunner
 
-from calf import run
 from calf.callbacks import History
 from calf.cli import app
 from calf.models.unet import PlainUNet
 from calf.models.unet3d import build
+from calf.plan import RunPlan
 from calf.windows import Windows, as_volume, check_network
 from tests.test_run import learning, scores
 from tests.tiny import tiny
@@ -42,16 +41,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def train(place: Path, composed: Callable) -> Callable[..., run.RunPlan]:
+def train(place: Path, trained: Callable[..., RunPlan]) -> Callable[..., RunPlan]:
     """Run the tiny configuration in 3-D with these overrides in this process."""
-
-    def call(*overrides: str) -> run.RunPlan:
-        cfg = composed(*tiny(place, *VOLUMES, *overrides))
-        HydraConfig.instance().set_config(cfg)
-        run.run(cfg)
-        return run.plan(cfg)
-
-    return call
+    return lambda *overrides: trained(*tiny(place, *VOLUMES, *overrides))
 
 
 @pytest.mark.parametrize("blending", ["constant", "gaussian"])

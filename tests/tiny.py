@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+#: A network with dropout and batch statistics, which a plain U-Net has not, and as few weights as will do.
+SMALL_FPN = (
+    "model=fpn",
+    "model.encoder_name=tu-test_resnet",
+    "model.decoder_pyramid_channels=32",
+    "model.decoder_segmentation_channels=32",
+)
+
 
 def tiny(folder: Path, *overrides: str) -> list[str]:
     """Overrides of a run that trains in seconds and keeps everything it makes in ``folder``."""

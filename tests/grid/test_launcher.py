@@ -231,7 +231,7 @@ def test_a_killed_launcher_leaves_no_job_behind(endless: list[Endless]) -> None:
     assert grid.read() == b""
 
 
-@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="needs the extra optuna")
+@pytest.mark.skipif(importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is None, reason="needs the extra optuna")
 def test_a_sweeper_gets_values_and_failures(tmp_path: Path) -> None:
     optuna = (
         "hydra/sweeper=optuna",
@@ -248,7 +248,7 @@ def test_a_sweeper_gets_values_and_failures(tmp_path: Path) -> None:
     assert {(row[2], row[4]) for row in searched.table()} == {("good", "finished"), ("broken", "failed (exit code 1)")}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="needs the extra slurm")
+@pytest.mark.skipif(importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None, reason="needs the extra slurm")
 def test_slurm_takes_the_same_program(tmp_path: Path) -> None:
     composed = launch(
         tmp_path, "--cfg", "hydra", "-p", "hydra.launcher", "hydra/launcher=submitit_slurm", "hydra.launcher.gres=gpu:1"

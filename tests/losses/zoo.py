@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -17,10 +19,13 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from calf.catalogue import Entry, read_entry
 from calf.losses.compound import DeepSupervision
+from calf.losses.contract import ObservesDataset
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
+every_loss = pytest.mark.parametrize("name", LOSSES)
 
 #: The three forms of a target: one sigmoid channel, several, exclusive classes. Channels of the logits by form.
 FORMS = {"binary": 1, "multilabel": 3, "exclusive": 3}
@@ -36,8 +41,20 @@ def config(name: str, *overrides: str) -> DictConfig:
     return loss
 
 
+@functools.cache
+def entry(name: str) -> Entry:
+    """What the head of its YAML says."""
+    return read_entry(CONF / "loss" / f"{name}.yaml")
+
+
 def build(name: str, *overrides: str) -> nn.Module:
-    """The loss itself."""
+    """The loss itself, new at every call."""
+    return copy.deepcopy(_built(name, *overrides))
+
+
+@functools.cache
+def _built(name: str, *overrides: str) -> nn.Module:
+    """What is copied and never called: building a loss by Hydra takes several times as long as copying it."""
     loss: nn.Module = instantiate(config(name, *overrides))
     # the laws are tried on one tensor, which it takes in eval mode only
     return loss.eval() if isinstance(loss, DeepSupervision) else loss
@@ -63,12 +80,24 @@ def certain(form: str, target: Tensor, height: float = 8.0) -> Tensor:
     return height * (2 * (target.unsqueeze(1) == classes).float() - 1)
 
 
+def random_logits(form: str, target: Tensor, **kwargs: torch.dtype) -> Tensor:
+    return torch.randn(certain(form, target).shape, generator=torch.Generator().manual_seed(1), **kwargs)
+
+
 def value_and_gradient(loss: nn.Module, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both, detached."""
     logits = logits.detach().clone().requires_grad_()
     value = loss(logits, target)
     (gradient,) = torch.autograd.grad(value, logits)
     return value.detach(), gradient
+
+
+def observed(loss: nn.Module) -> nn.Module:
+    """The loss, told of the areas of a training set."""
+    for part in loss.modules():
+        if isinstance(part, ObservesDataset):
+            part.observe_dataset(torch.tensor([1.0, 2, 3, 3, 3]))
+    return loss
 
 
 class HostReads(TorchDispatchMode):

@@ -173,3 +173,12 @@ def test_what_the_runs_do_not_have_is_refused(study, tmp_path, options, why):
     assert done.exit_code == 1
     assert why in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_without_panels_no_image_of_a_case_is_written(study, tmp_path):
+    done = CliRunner().invoke(app, ["report", str(study / "brain"), "--no-panels", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    html = (tmp_path / "index.html").read_text()
+    assert "<svg " in html
+    assert "<img " not in html
+    assert not [path for path in (tmp_path / "figures").iterdir() if "panel" in path.name]
