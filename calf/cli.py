@@ -174,6 +174,9 @@ def predict(
     progress: Annotated[
         Literal["bar", "json"], typer.Option(help="bar: of cases; json: a line a batch on stdout, for programs that watch")
     ] = "bar",
+    known_code: Annotated[
+        bool, typer.Option("--known-code", help="build no network but calf's own, for runs of people you do not know")
+    ] = False,
 ) -> None:
     """Segment new images with a trained network; masks are NIfTI files in the images' own grid.
 
@@ -185,7 +188,7 @@ def predict(
     from calf.trained import Trained
 
     try:
-        trained = Trained(checkpoint)
+        trained = Trained(checkpoint, known_code)
         if bool(images) == (data_root is not None):
             raise ValueError("expected images, or --data-root with a data set: one of them")
         modalities = trained.recipe.preparation.modalities

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from calf.data.views import Samples, view_of, whole_cases
 from calf.provenance import fingerprint, run_only
 from calf.runfolder import RunFolder
 
+ROOT = Path(__file__).resolve().parents[1]
 MAPS = "dataset.distance_maps"  # makes some losses faster: the data set keeps its name, or tables would set them apart
 
 
@@ -85,12 +87,16 @@ def plan(cfg: DictConfig) -> RunPlan:
 def _check(cfg: DictConfig) -> None:
     """Raise a ValueError for options that would else be found out late, or never."""
     trainer = cfg.trainer
+    _check_groups(cfg)
     if cfg.checkpoint not in ("best", "last"):
         raise ValueError(f"expected checkpoint to be best or last, got {cfg.checkpoint!r}")
     for key, least in (("seed", 0), ("dataset.batch_size", 1), ("trainer.max_epochs", 1), ("trainer.check_val_every_n_epoch", 1)):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int) or value < least:
             raise ValueError(f"expected {key} to be a whole number of at least {least}, got {value!r}")
+    rate = OmegaConf.select(cfg, "optim.lr", default=1.0)  # an optimiser of one's own may call it otherwise
+    if not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        raise ValueError(f"expected optim.lr to be a number above 0, got {rate!r}")
     if trainer.check_val_every_n_epoch > trainer.max_epochs:
         raise ValueError(
             f"no checkpoint could be chosen: expected trainer.check_val_every_n_epoch of at most trainer.max_epochs = "
@@ -105,6 +111,17 @@ def _check(cfg: DictConfig) -> None:
             f"dataset.filter.parts={list(rule.parts)} leaves slices of tested cases out, and protocol=per_case scores cases as a "
             "whole: filter train alone, or take protocol=paper"
         )
+
+
+def _check_groups(cfg: DictConfig) -> None:
+    """Hydra takes +experiments/<misspelt>=run for a new key, and would train the defaults."""
+    for key in map(str, cfg):
+        folder, _, name = key.rpartition("/")
+        if folder:
+            known = sorted(path.name for path in (ROOT / folder).glob("[a-z]*/"))
+            near = "".join(f"; did you mean {match}?" for match in get_close_matches(name, known, 1))
+            there = f"; there are {', '.join(known)}" if known else ""
+            raise ValueError(f"there is no {name} in {folder}{near}{there}")
 
 
 def prepare(cfg: DictConfig, divided: bool = True) -> Path:

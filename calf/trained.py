@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,17 +21,25 @@ if TYPE_CHECKING:
 
 NETWORK = "network."  # where Segmenter keeps it
 ANY = "image"  # what a network that takes any modality calls its image
+#: By their whole names: what only begins so may end in another library, as calf.models.smp.torch.hub.load does.
+OURS = frozenset({"calf.models.smp.build", "calf.models.unet.PlainUNet", "calf.models.unet3d.build"})
 
 
 @dataclass(frozen=True)
 class Trained:
     """The run of a checkpoint ``<run folder>/checkpoints/<name>.ckpt``.
 
+    Args:
+        checkpoint: the file.
+        known_code: build no network but calf's own. A run's configuration names the class to be built, and so could name any
+            function there is, to be called with any arguments: whose run it is decides whether that may be.
+
     Raises:
         ValueError: there is no such file, or it does not lie in a run folder.
     """
 
     checkpoint: Path
+    known_code: bool = False
 
     def __post_init__(self) -> None:
         if not self.checkpoint.is_file():
@@ -89,6 +98,11 @@ class Trained:
         options: dict[str, Any] = OmegaConf.to_container(self.config.model)  # type: ignore[assignment]
         if "encoder_weights" in options:
             options["encoder_weights"] = None  # the checkpoint has them; nothing is downloaded
+        if self.known_code and (others := sorted(set(_targets(options)) - OURS)):
+            raise ValueError(
+                f"the network of {self.checkpoint} is built by {', '.join(others)}, which is not calf's. If you trust this run, "
+                "segment with calf predict"
+            )
         channels = self.recipe.target.num_channels
         network: nn.Module = instantiate(options, in_channels=self.recipe.in_channels, classes=channels, _convert_="all")
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)["state_dict"]
@@ -114,3 +128,13 @@ class Trained:
             for modality in wanted
             if modality in case.images
         ]
+
+
+def _targets(options: Any) -> Iterator[str]:
+    """Whatever would be called, at any depth."""
+    if isinstance(options, dict):
+        for key, value in options.items():
+            yield from [str(value)] if key == "_target_" else _targets(value)
+    elif isinstance(options, list):
+        for value in options:
+            yield from _targets(value)

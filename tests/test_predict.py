@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 from calf import run
 from calf.cli import app
 from calf.predict import cases_of
-from calf.trained import Trained
+from calf.trained import OURS, Trained
 from calf.windows import Windows
+from tests.conftest import ROOT
 from tests.tiny import tiny
 
 RESAMPLED = ("dataset.preparation.spacing_mm=[4,8,10]", "dataset.preparation.crop=foreground", "dataset.neighbours=1")
@@ -153,6 +155,24 @@ def test_a_checkpoint_with_code_in_it_is_not_run(runs, tmp_path):
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         Trained(folder / "checkpoints" / "best.ckpt").network()
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("target", ["shutil.copy", "calf.models.smp.torch.hub.load", "${oc.env:HOME}"])
+def test_of_a_stranger_s_run_no_other_function_is_called(runs, tmp_path, target):
+    folder = tmp_path / "run"
+    shutil.copytree(runs["one"].folder.path, folder)
+    config = OmegaConf.load(folder / "config.yaml")
+    config.model.other = {"_target_": target, "src": str(folder / "config.yaml"), "dst": str(tmp_path / "copied")}
+    OmegaConf.save(config, folder / "config.yaml")
+    with pytest.raises(ValueError, match="which is not calf's"):
+        Trained(folder / "checkpoints" / "best.ckpt", known_code=True).network()
+    assert not (tmp_path / "copied").exists()
+    assert Trained(runs["one"].folder.checkpoints / "best.ckpt", known_code=True).network()
+
+
+def test_every_network_of_the_configuration_is_known():
+    targets = {str(OmegaConf.load(path)["_target_"]) for path in (ROOT / "conf" / "model").glob("*.yaml")}
+    assert targets == OURS
 
 
 class Trap:
