@@ -18,7 +18,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Marks:
-    """``marked``: (R,), the rows to be marked. ``means_alone``: why that is the best mean alone, "" where rows were tested.
+    """``marked``: (R,), the rows to be marked. ``means_alone``: why the best mean alone or nothing, "" where rows were tested.
 
     ``notes``: for each row why it can be neither the best nor equal to it, "" where it can.
     """
@@ -55,8 +55,8 @@ def mark(scores: Scores, metric: str, tested: bool, seed: int = 0) -> Marks:
     (:func:`calf.report.resampling.max_t_p`). Of eight losses that could be exchanged some is called worse in 3 to 6 of 100
     tables of 12 to 50 patients; where some miss 6 % of the lesions and outline the others better, to the same mean, in 40 at 12
     and 17 at 50, since flips of signs take differences to be symmetric (``benchmarks/simulation.json``). A row that cannot be
-    tested against the best, for want of common seeds or of patients, is not to look worse than it: then only the best mean is
-    marked, and ``means_alone`` says so.
+    tested against the best, for want of patients, is not to look worse than it: then only the best mean is marked; where a row
+    has no case, seed and split in common with it, nothing is. ``means_alone`` says so.
 
     Args:
         scores: of one table.
@@ -80,6 +80,8 @@ def mark(scores: Scores, metric: str, tested: bool, seed: int = 0) -> Marks:
     own = places.searchsorted(best)
     others = places != best
     lacking = others & (np.isnan(p[own]) | (least_p(num_patients[own]) > LEVEL))
+    if (strange := others & (num_patients[own] < 1)).any():
+        return Marks(nobody, _cannot(scores, places[strange], num_patients[own, strange]), notes)
     if lacking.any():
         return Marks(alike, _cannot(scores, places[lacking], num_patients[own, lacking]), notes)
     alike[places] |= others & (p[own] > LEVEL)
@@ -88,15 +90,15 @@ def mark(scores: Scores, metric: str, tested: bool, seed: int = 0) -> Marks:
 
 def _cannot(scores: Scores, places: Indices, num_patients: Indices) -> str:
     """Why these rows cannot be tested against the best."""
-    if num_patients.max() < 1:
-        why = "has no case and seed in common with it"
-    elif num_patients.min() == num_patients.max():
+    named = ", ".join(f"{model} / {loss}" for model, loss in (scores.rows[place] for place in places[:3]))
+    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+    if num_patients.max() < 1:  # of other cases, seeds or splits: which mean is the best says nothing
+        return f"nothing is marked, since {named}{more} has no case and seed in common with the best mean"
+    if num_patients.min() == num_patients.max():
         number = int(num_patients[0])
         why = f"has {number} patient{'' if number == 1 else 's'} in common with it, too few for any difference to be significant"
     else:
         why = f"has {num_patients.min()} to {num_patients.max()} patients in common with it, too few to be significant"
-    named = ", ".join(f"{model} / {loss}" for model, loss in (scores.rows[place] for place in places[:3]))
-    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
     return f"only the best mean is marked, since {named}{more} {why}"
 
 

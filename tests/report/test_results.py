@@ -224,3 +224,11 @@ def test_a_damaged_run_is_named_and_the_others_are_read(make, runs, damage, why)
     assert gathered.incomplete["folder"].tolist() == ["phantom/unet/bce/seed-0-0123456789"]
     assert re.search(why, gathered.incomplete["error"].iloc[0])
     assert set(gathered.cases["loss"]) == {"calf"}
+
+
+def test_a_value_that_is_undefined_is_none(make, runs):
+    run = make("calf", 0)
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"primary": {"metric": "dice", "value": float("nan")}}))
+    assert only(runs)["state"] == "finished"
+    assert pd.isna(only(runs)["value"])
