@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 LABEL_TOLERANCE = 1e-3  # resampled or rescaled masks hold 0.9999999 for 1
+_SLAB = 2**21  # voxels of a mask that are converted at once
+_MOST_NAMED = 10  # values of a mask that a message lists
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
@@ -155,6 +157,7 @@ def read_mask(path: Path | str, labels: dict[int, str], image: Path, grid: Grid,
         return _labels_of(path, dicom_seg.read_segmentation(path, grid, image, segment), labels)
     if segment is not None:
         raise ValueError(f"{path}: only a DICOM segmentation (.dcm) has segments to choose from")
+    check_grid(path, read_header(path), image, grid)  # before voxels of another grid, of whatever size, take memory
     volume = read_volume(path)
     check_grid(path, volume, image, grid)
     return _labels_of(path, volume.data, labels)
@@ -253,7 +256,7 @@ def _check_finite(path: Path, data: NDArray[Any]) -> None:
             return
     finite = np.isfinite(data)
     if not finite.all():
-        place = tuple(int(index) for index in np.argwhere(~finite)[0])
+        place = tuple(int(index) for index in np.unravel_index(np.argmin(finite), finite.shape))
         raise VolumeError(
             f"{path}: expected finite voxels, got {finite.size - np.count_nonzero(finite)} NaN or infinite ones, the first at "
             f"{place} (RAS order): replace them, or export the image again"
@@ -261,25 +264,53 @@ def _check_finite(path: Path, data: NDArray[Any]) -> None:
 
 
 def _labels_of(path: Path, data: NDArray[Any], labels: dict[int, str]) -> NDArray[np.uint8]:
-    """A mask of any type as uint8 label values, each of them a key of ``labels``."""
-    values = data
-    if data.dtype.kind == "f":
+    """A mask (X, Y, Z) of any type as uint8 label values, each of them a key of ``labels``.
+
+    Slab by slab: beside ``data`` and the result nothing as large as they is held.
+    """
+    fractional = data.dtype.kind == "f"
+    if fractional:
         _check_finite(path, data)
-        values = np.rint(data)
-        if (worst := float(np.abs(data - values).max())) > LABEL_TOLERANCE:
-            raise VolumeError(
-                f"{path}: expected whole label values, got fractions (up to {worst:.3g} off): a mask resampled "
-                "linearly? Resample it with nearest neighbour"
-            )
     allowed = np.zeros(256, bool)
     allowed[list(labels)] = True
-    in_range = values.min() >= 0 and values.max() <= 255
-    with np.errstate(invalid="ignore"):  # what does not fit is refused below
-        mask = values.astype(np.uint8)
-    if not in_range or not allowed[mask].all():
-        counts = zip(*np.unique(values, return_counts=True), strict=True)
-        odd = [f"{value:g} ({count} voxels)" for value, count in counts if value not in labels]
-        found = ", ".join(odd[:10]) + (", ..." if len(odd) > 10 else "")
+    mask, worst, known_all = np.empty_like(data, np.uint8), 0.0, True
+    for slab in _slabs(data):
+        part = data[slab]
+        values = np.rint(part) if fractional else part
+        if fractional:
+            worst = max(worst, float(np.abs(part - values).max()))
+        with np.errstate(invalid="ignore"):  # what does not fit is refused below
+            mask[slab] = values.astype(np.uint8)
+        known_all = bool(known_all and values.min() >= 0 and values.max() <= 255 and allowed[mask[slab]].all())
+    if worst > LABEL_TOLERANCE:
+        raise VolumeError(
+            f"{path}: expected whole label values, got fractions (up to {worst:.3g} off): a mask resampled "
+            "linearly? Resample it with nearest neighbour"
+        )
+    if not known_all:
+        odd = [f"{value:g} ({count} voxels)" for value, count in _unknown_values(data, labels).items()]
+        found = ", ".join(odd[:_MOST_NAMED]) + (", ..." if len(odd) > _MOST_NAMED else "")
         known = ", ".join(f"{value} {meaning}" for value, meaning in labels.items())
         raise VolumeError(f"{path}: unexpected label {found}; allowed are {known}: is it a mask of this data set and year?")
     return mask
+
+
+def _slabs(data: NDArray[Any]) -> Iterator[Any]:
+    """Indices of parts of ``data`` (X, Y, Z) along its last axis, of about ``_SLAB`` voxels."""
+    thickness = max(1, _SLAB // max(1, data[..., 0].size))
+    for first in range(0, data.shape[-1], thickness):
+        yield (..., slice(first, first + thickness))
+
+
+def _unknown_values(data: NDArray[Any], labels: dict[int, str]) -> dict[Any, int]:
+    """The least values, rounded, that are no key of ``labels``, one more than are named, and how many voxels hold each."""
+    odd: dict[Any, int] = {}
+    for slab in _slabs(data):
+        part = np.rint(data[slab]) if data.dtype.kind == "f" else data[slab]
+        values, counts = np.unique(part, return_counts=True)
+        unknown = ~np.isin(values, list(labels))
+        # what is among the least of all is among the least of each slab that holds it, and of each beginning
+        for value, count in zip(values[unknown][: _MOST_NAMED + 1], counts[unknown], strict=False):
+            odd[value] = odd.get(value, 0) + int(count)
+        odd = dict(sorted(odd.items())[: _MOST_NAMED + 1])
+    return odd

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from calf.report.cells import of_data_set
+from calf.report.reading import DATA_BYTES, read_json
 from calf.report.results import Gathered
 
 KEY = "train_volumes_mm3"
@@ -60,7 +60,7 @@ def training_limits(gathered: Gathered, protocol: str, dataset: str, name: str) 
 def _volumes(gathered: Gathered, folder: str, name: str) -> np.ndarray | None:
     """A run's, sorted; None where it holds none that can be used."""
     try:
-        data: Any = json.loads((gathered.folder / folder / "data.json").read_text())
+        data: Any = read_json(gathered.folder / folder / "data.json", DATA_BYTES)
         volumes = np.sort(np.asarray(data[KEY][name], np.float64))
     except (OSError, ValueError, KeyError, TypeError):
         return None

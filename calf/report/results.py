@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
-import json
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -21,11 +21,15 @@ from calf.metrics import protocol as protocols
 from calf.metrics.protocol import CASE_COLUMNS
 from calf.metrics.scores import STATUSES
 from calf.provenance import run_only
+from calf.report.reading import UNREADABLE, check_numbers, read_json, read_text, read_yaml
 
 FINISHED, UNFINISHED, DAMAGED, KILLED = "finished", "unfinished", "damaged", "killed"
 ALIVE = ("starting", "running")
+ROWS_BYTES = 2**31  # of a cases.csv
 SILENT_H = 6  # hours without a word after which a run of another machine is taken for dead: scoring says nothing
 NUMBERS = ("value", "reference_volume_mm3", "predicted_volume_mm3")
+NUMBERED = ("epoch", "best_epoch", "seconds", "parameters", "peak_memory_mb")  # of result.json
+TEXTS = ("protocol", "peak_memory_of", "fingerprint", "store_key", "split_hash", "scored_on", "commit")
 SCORED_ONCE = ["protocol", "dataset", "case", "class", "metric"]
 RUN_COLUMNS = (
     "folder",  # relative to the gathered one
@@ -88,7 +92,7 @@ def gather(folder: Path) -> Gathered:
         name = os.path.relpath(path, folder)
         try:
             settings[name], run = read_config(path)
-        except (OSError, ValueError) as reason:
+        except UNREADABLE as reason:
             runs.append(unknown | {"folder": name, "state": DAMAGED, "error": str(reason)})
             continue
         ended, cases = _read_end(path)
@@ -124,12 +128,11 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         OSError, ValueError: there is no configuration of a run.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
     try:
-        config = yaml.load((path / "config.yaml").read_text(), loader)
+        config = read_yaml(path / "config.yaml")
         names = {noun: str(config["names"][noun]) for noun in ("dataset", "model", "loss")}
-        run = names | {"seed": int(config["seed"]), "fold": _fold(config["fold"]), "protocol": _protocol(config)}
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as reason:
+        run = names | {"seed": _seed(int(config["seed"])), "fold": _fold(config["fold"]), "protocol": _protocol(config)}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, *UNREADABLE) as reason:
         raise ValueError(f"config.yaml: expected the configuration of a run ({reason!r})") from reason
     return {key: value for key, value in _flat(config).items() if not run_only(key)}, run
 
@@ -158,18 +161,8 @@ def _read_end(path: Path) -> tuple[dict[str, Any], pd.DataFrame | None]:
         return read_status(path), None
     try:
         return read_result(path) | {"state": FINISHED}, read_cases(path)
-    except (OSError, ValueError) as reason:  # a damaged run is shown as such, and the others are read
+    except UNREADABLE as reason:  # a damaged run is shown as such, and the others are read
         return {"state": DAMAGED, "error": str(reason)}, None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as reason:
-        raise ValueError(f"{path.name} is no JSON: {reason}") from reason
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name}: expected an object, got {type(content).__name__}")
-    return content
 
 
 def read_status(path: Path) -> dict[str, Any]:
@@ -179,16 +172,24 @@ def read_status(path: Path) -> dict[str, Any]:
     if not (path / "status.json").exists():
         return {"state": UNFINISHED, "error": "stopped before it began"}
     try:
-        status = _read_json(path / "status.json")
-    except (OSError, ValueError) as reason:
+        status = read_json(path / "status.json")
+        check_numbers("status.json", status, ("epoch", "epochs"))
+    except UNREADABLE as reason:
         return {"state": UNFINISHED, "error": str(reason)}
     state, error = str(status.get("state", UNFINISHED)), str(status.get("error") or "")
     if state in ALIVE and not _alive(status):
         state, error = KILLED, f"killed or stopped: last heard of {_when(status)}"
     elif state == FINISHED:  # the last thing written before result.json
         state, error = UNFINISHED, f"stopped before its result was written: last heard of {_when(status)}"
-    known = {key: status.get(key) for key in ("epoch", "epochs", "updated")}
-    return {"state": state, "error": error} | known
+    known = {key: status.get(key) for key in ("epoch", "epochs")}
+    updated = status.get("updated")
+    return {"state": state, "error": error, "updated": None if updated is None else str(updated)} | known
+
+
+def _seed(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+        raise ValueError("expected the seed to be a whole number of 64 bits")
+    return value
 
 
 def _alive(status: dict[str, Any]) -> bool:
@@ -201,6 +202,8 @@ def _alive(status: dict[str, Any]) -> bool:
             return False
         except PermissionError:
             pass
+        except OverflowError:  # no process has such a number
+            return False
         return True
     try:
         silent = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(str(updated))
@@ -220,16 +223,28 @@ def _when(status: dict[str, Any]) -> str:
 
 def read_result(path: Path) -> dict[str, Any]:
     """Those of ``RUN_COLUMNS`` that result.json of a finished run says; ValueError where it is no such file."""
-    result = _read_json(path / "result.json")
+    result = read_json(path / "result.json")
     needed = ("names", "seed", "fold", "protocol", "primary", "store_key", "split_hash")
     if missing := [key for key in needed if key not in result]:
         raise ValueError(f"result.json lacks {', '.join(missing)}")
-    run = {column: result[column] for column in RUN_COLUMNS if column in result}
+    own = ("folder", "state", "error")  # said by where it lies and how it is read
+    run = {column: result[column] for column in RUN_COLUMNS if column in result and column not in own}
+    for key in TEXTS:
+        if not isinstance(run.get(key), str | None):
+            raise ValueError(f"result.json: expected {key} to be text, got {type(run[key]).__name__}")
+    check_numbers("result.json", run, NUMBERED)
     try:
         run |= {noun: str(result["names"][noun]) for noun in ("dataset", "model", "loss")}
-        run |= {"metric": result["primary"]["metric"], "value": result["primary"]["value"]}
+        run |= {"metric": str(result["primary"]["metric"]), "value": result["primary"]["value"]}
     except (KeyError, TypeError) as reason:
         raise ValueError(f"result.json: expected names and primary as a run writes them ({reason!r})") from reason
+    try:
+        run["seed"] = _seed(result["seed"])
+    except ValueError as reason:
+        raise ValueError(f"result.json: {reason}") from reason
+    if isinstance(run["value"], float) and math.isnan(run["value"]):  # undefined
+        run["value"] = None
+    check_numbers("result.json", run, ("value",))
     return run | {"fold": _fold(result["fold"])}
 
 
@@ -242,13 +257,11 @@ def read_cases(path: Path, categories: bool = False) -> pd.DataFrame:
     types = {name: pa.float64() if name in NUMBERS else text_type for name in CASE_COLUMNS} | {"seed": pa.int64()}
     # text stays text: a case may be called 001 or NA
     convert = csv.ConvertOptions(column_types=types, null_values=["", "nan", "NaN"], strings_can_be_null=False)
+    text = read_text(path / "cases.csv", ROWS_BYTES)
     try:
-        text = (path / "cases.csv").read_text()
         rows = io.BytesIO(text.encode())
         table = csv.read_csv(rows, csv.ReadOptions(use_threads=False), csv.ParseOptions(newlines_in_values=True), convert)
-    except FileNotFoundError as reason:
-        raise ValueError("cases.csv is missing") from reason
-    except ValueError as reason:  # includes Arrow's errors and UnicodeDecodeError
+    except ValueError as reason:  # includes Arrow's errors
         raise ValueError(f"cases.csv cannot be read: {str(reason).strip()}") from reason
     cases: pd.DataFrame = table.to_pandas()
     if list(cases.columns) != list(CASE_COLUMNS):

@@ -5,7 +5,6 @@ Files are read as training reads them, whatever their format: NIfTI, MetaImage, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from calf.data.cases import Case, Image
 from calf.data.grid import Grid, same_grid
 from calf.data.volumes import VolumeError, read_header, read_images, read_mask, read_volume
+from calf.report.reading import DATA_BYTES, read_json
 
 Mask = npt.NDArray[np.bool_]
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -110,7 +110,7 @@ def read_scan(folders: Iterable[Path], case: str, name: str, volume_mm3: float) 
 def _data(folders: Iterable[Path]) -> dict[str, Any]:
     for folder in folders:
         try:
-            data: dict[str, Any] = json.loads((folder / "data.json").read_text())
+            data = read_json(folder / "data.json", DATA_BYTES)
         except (OSError, ValueError):
             continue
         return data

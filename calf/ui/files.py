@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,12 @@ from calf.data.grid import Grid, Volume
 from calf.data.volumes import VolumeError, read_header, read_images, read_mask, read_volume
 from calf.report.volumes import Unreadable
 from calf.ui.regions import Cropped
+from calf.ui.runs import encodable
 from calf.ui.scan import Scan, quantised
 
 Stamp = tuple[str, int, int]
+PLANES = ("axial", "coronal", "sagittal")
+_BEGINNING = re.compile(r"(?:it|the file) begins with b(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,23 @@ class CaseFiles:
 
     @classmethod
     def of(cls, data: dict[str, Any], case: str) -> CaseFiles:
-        """From a data.json; of joined data sets each has its own preparation and labels."""
+        """From a data.json; of joined data sets each has its own preparation and labels.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it does not say where the case lies, and how it is read.
+        """
         entry = data["test_cases"][case]
         part = entry.get("dataset")
         prepared = data.get("parts", {}).get(part, {}).get("preparation") or data.get("preparation") or {}
         labels = data.get("labels", {}).get(part, {}) if part else data.get("labels", {})
         images = {str(name): Image(Path(path), channel) for name, (path, channel) in entry["images"].items()}
+        if not all(image.channel is None or type(image.channel) is int for image in images.values()):
+            raise ValueError("its data.json does not say where the images of this case lie")
+        if not all(encodable(name) == name for name in images) or not all(0 <= int(value) <= 255 for value in labels):
+            raise ValueError("its data.json has names of images that are no text, or labels that are not 0 to 255")
+        plane = prepared.get("plane") or PLANES[0]
+        if plane not in PLANES:
+            raise ValueError(f"its data.json does not say the plane of its slices: expected {', '.join(PLANES)}")
         mask = entry["reference"] or entry["mask"]
         onto = prepared.get("onto")
         return cls(
@@ -52,8 +68,13 @@ class CaseFiles:
             Path(mask) if mask else None,
             onto if onto in images else None,
             {int(value): str(meaning) for value, meaning in labels.items()},
-            str(prepared.get("plane") or "axial"),
+            plane,
         )
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of the images and the mask."""
+        return [*(image.path for image in self.images.values()), *([self.mask] if self.mask else [])]
 
     @property
     def mask_key(self) -> tuple[Any, ...]:
@@ -88,6 +109,8 @@ class CaseFiles:
         """The mask itself, but for a DICOM segmentation, which has no grid but that of its image."""
         if self._mask.suffix.lower() != ".dcm":
             return self._mask
+        if not self.images:
+            raise Unreadable("the case has no image, whose grid its mask has")
         return there(self.images[self.onto or next(iter(self.images))].path, "image, whose grid its mask has,")
 
 
@@ -112,23 +135,46 @@ def read_steps(path: Path) -> tuple[Cropped, Grid]:
 
 def there(path: Path, what: str) -> Path:
     """The path; :class:`Unreadable` where it does not exist, as of data that were moved."""
-    if not path.exists():
-        raise Unreadable(f"its {what} is no longer at {path}")
+    if not exists(path):
+        raise Unreadable(f"its {what} is no longer at its place: {encodable(path.name)[:100]}")
     return path
+
+
+def exists(path: Path) -> bool:
+    """Whether it does; False for what can be no path, as one that is too long."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def told(reason: Exception, paths: Iterable[Path]) -> str:
+    """Why a file cannot be read, for a browser: these files by their names alone, and nothing of what is in them."""
+    if isinstance(reason, OSError):
+        return reason.strerror or "it cannot be read"
+    text = _BEGINNING.sub("it is none", str(reason))
+    for path in sorted(paths, key=lambda path: -len(str(path))):
+        text = text.replace(str(path), path.name)
+        if path.is_absolute() and path.parent != path.parent.parent:  # the file of its voxels lies beside it
+            text = text.replace(f"{path.parent}{os.sep}", "")
+    return encodable(text)
 
 
 def inside(folder: Path, name: str) -> Path | None:
     """The file of this name below ``folder``; None where there is none, or the name leads elsewhere."""
-    folder = folder.resolve()
-    path = (folder / name).resolve()
-    return path if path.is_relative_to(folder) and path.is_file() else None
+    try:
+        folder = folder.resolve()
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder) and path.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # no name of a file: too long, or a loop of links
+        return None
 
 
 def stamp(path: Path) -> Stamp:
     """Changes where the file does."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return str(path), 0, 0
     return str(path), status.st_mtime_ns, status.st_size
 

@@ -9,7 +9,6 @@ thread.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -23,9 +22,10 @@ import pandas as pd
 
 from calf.metrics.protocol import CASE_COLUMNS
 from calf.report import results
+from calf.report.reading import DATA_BYTES, UNREADABLE, read_json
 from calf.report.results import ALIVE, DAMAGED, RUN_COLUMNS, Gathered
 from calf.ui.cache import Cache
-from calf.ui.runs import Entry, Run, case_id, labelled, read_entry, run_id, signature_of
+from calf.ui.runs import Entry, Run, case_id, encodable, labelled, read_entry, run_id, sentence, signature_of
 
 ROWS_BYTES = 2**28  # of case rows that are kept
 THREADS = 4
@@ -165,9 +165,9 @@ class Library:
             raise ValueError(f"{entry.run.label} is {entry.run.state} and has no case rows: {entry.run.error or 'not finished'}")
         try:
             return self._rows.get((id, entry.signature), lambda: _read_tables(entry.run), _bytes)
-        except (OSError, ValueError) as reason:
-            self._damaged(entry, str(reason))
-            raise ValueError(str(reason)) from reason
+        except UNREADABLE as reason:
+            self._damaged(entry, sentence(reason))
+            raise ValueError(sentence(reason)) from reason
 
     def _table_or_none(self, id: str) -> pd.DataFrame | None:
         try:
@@ -209,15 +209,33 @@ def _wide(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_data(run: Run) -> dict[str, Any]:
+    if not signature_of(run.folder)[-1]:
+        raise ValueError(f"{run.label} has no data.json, which says where the files of its cases lie")
     try:
-        content = json.loads((run.folder / "data.json").read_text())
-        if not (isinstance(content["test_cases"], dict) and content["target"]["names"] and content["target"]["labels"]):
-            raise ValueError("expected test_cases and a target")
-    except FileNotFoundError:
-        raise ValueError(f"{run.label} has no data.json, which says where the files of its cases lie") from None
-    except (OSError, ValueError, KeyError, TypeError) as reason:
-        raise ValueError(f"data.json of {run.label} cannot be read: {reason!r}") from reason
-    return dict(content)
+        content = read_json(run.folder / "data.json", DATA_BYTES)
+        if not isinstance(content.get("test_cases"), dict):
+            raise ValueError("expected test_cases")
+        _check_target(content.get("target"))
+    except UNREADABLE as reason:
+        raise ValueError(f"data.json of {run.label} cannot be read: {sentence(reason)}") from reason
+    return content
+
+
+def _check_target(target: Any) -> None:
+    """ValueError unless it is a target as :class:`calf.data.cases.Target` is written."""
+    if not isinstance(target, dict) or not {"names", "labels", "exclusive"} <= set(target):
+        raise ValueError("expected a target with names, labels and exclusive")
+    names, labels, exclusive = target["names"], target["labels"], target["exclusive"]
+    if not isinstance(exclusive, bool):
+        raise ValueError("expected exclusive of its target to be true or false")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and encodable(name) == name for name in names):
+        raise ValueError("expected names of its target to be a list of texts")
+    if len(set(names)) < len(names) or len(names) > (255 if exclusive else 8):
+        raise ValueError("expected names of its target to differ, at most 8 of them, or 255 that exclude each other")
+    if not isinstance(labels, list) or len(labels) != len(names) or not all(isinstance(values, list) for values in labels):
+        raise ValueError("expected a list of label values for each name of its target")
+    if not all(type(value) is int and 0 <= value <= 255 for values in labels for value in values):
+        raise ValueError("expected label values of its target to be whole numbers of 0 to 255")
 
 
 def _size(run: Run) -> int:

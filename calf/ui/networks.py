@@ -1,8 +1,8 @@
 """Which finished runs can segment an image of one's own, and what each of them needs for it. Opens no checkpoint.
 
 A network is that of the checkpoint whose numbers the run reports. Whether its weights fit is known once it is loaded, which
-`calf predict` does (:mod:`calf.ui.predictions`); a network is built as the run's config.yaml says, so runs of strangers should
-not be predicted with.
+`calf predict` does (:mod:`calf.ui.predictions`). A network is built as the run's config.yaml says, which might name any function
+there is: one that is not calf's own is refused there (``--known-code``).
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class Prediction:
 
     def _command(self, step: Step) -> list[str]:
         network, out = step.network, self._out(step)
-        options = ["--out", str(out), "--name", CASE, "--device", self.device, "--progress", "json"]
+        options = ["--out", str(out), "--name", CASE, "--device", self.device, "--progress", "json", "--known-code"]
         images = [f"{modality}={self.images[modality]}" for modality in network.modalities]
         # -P: what lies where `calf ui` was started is not to be imported
         return [sys.executable, "-P", "-c", PROGRAM, "predict", *options, "--", str(network.checkpoint.absolute()), *images]

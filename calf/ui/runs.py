@@ -13,6 +13,7 @@ import pandas as pd
 
 from calf.report import results
 from calf.report.cells import differing
+from calf.report.reading import UNREADABLE
 from calf.report.results import DAMAGED, FINISHED
 
 MOST = 3  # settings that a label tells runs apart by
@@ -28,7 +29,8 @@ class Run:
     Attributes:
         id: of the folder's place below the library's.
         folder: where it lies; never sent to a browser.
-        place: the same, relative to the library's folder: to read, not to ask by.
+        place: the same, relative to the library's folder: to read, not to ask by. A name that is no UTF-8 is shown with ``?``
+            and the id, so that no two runs have one place.
         label: loss, model, seed and fold, and what else tells it from the others.
         state: as in :data:`calf.report.results.RUN_COLUMNS`.
         metric, value: the primary metric on test data; None until the run is finished, or where it is undefined.
@@ -89,7 +91,9 @@ def case_id(dataset: str, case: str) -> str:
 
 
 def read_entry(folder: Path, place: str, signature: Signature, known: Entry | None) -> Entry:
-    """Read a run folder; ``known`` is what was read of it before."""
+    """Read a run folder; ``known`` is what was read of it before. What it cannot be read for is its ``error``."""
+    id, shown = run_id(place), encodable(place)
+    place = place if shown == place else f"{shown} ({id})"
     row: dict[str, Any] = dict.fromkeys(("dataset", "model", "loss", "fold", "protocol", "error"), "") | {"folder": place}
     settings: dict[str, Any] = known.settings if known and known.signature[0] == signature[0] else {}
     try:
@@ -102,11 +106,23 @@ def read_entry(folder: Path, place: str, signature: Signature, known: Entry | No
         row |= results.read_result(folder) | {"state": FINISHED} if ended else results.read_status(folder)
         if ended and not (folder / "cases.csv").exists():
             raise ValueError("cases.csv is missing")
-    except (OSError, ValueError) as reason:
-        row |= {"state": DAMAGED, "error": str(reason)}
-    row.setdefault("epochs", settings.get("trainer.max_epochs"))
+    except UNREADABLE as reason:
+        row |= {"state": DAMAGED, "error": sentence(reason)}
+    row = {key: encodable(value) if isinstance(value, str) else value for key, value in row.items()}
+    epochs = settings.get("trainer.max_epochs")
+    row.setdefault("epochs", epochs if isinstance(epochs, int) and abs(epochs) < 2**63 else None)
     told = {key: row[key] for key in Run.__dataclass_fields__ if key in row and key != "folder"}
-    return Entry(Run(run_id(place), folder, place, **told), signature, row, settings)
+    return Entry(Run(id, folder, place, **told), signature, row, settings)
+
+
+def sentence(reason: BaseException) -> str:
+    """Why a run cannot be read, without the place of a file on this machine."""
+    return (reason.strerror if isinstance(reason, OSError) else str(reason)) or type(reason).__name__
+
+
+def encodable(text: str) -> str:
+    """The same, with ``?`` for what no browser or table can be sent: bytes of a file name that are no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def signature_of(folder: Path) -> Signature:
@@ -134,6 +150,7 @@ def labelled(entries: dict[str, Entry]) -> dict[str, Entry]:
         if not 0 < len(keys) <= MOST or len(set(told)) < len(alike):
             told = [entry.run.place.rpartition("-")[2] or entry.run.id for entry in alike]
         labels |= {entry.run.id: f"{names} [{more}]" if alike[1:] else names for entry, more in zip(alike, told, strict=True)}
+    labels = {id: encodable(label) for id, label in labels.items()}
     return {
         id: entry if entry.run.label == labels[id] else replace(entry, run=replace(entry.run, label=labels[id]))
         for id, entry in entries.items()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import secrets
 import socket
 from collections.abc import Iterable
@@ -41,6 +42,8 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), usb=(), payment=()",
 }
 DATA = "/api/"
+# nothing else may come into the policy, nor be taken for a name and what belongs to it
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", re.ASCII)
 
 
 def is_loopback(host: str) -> bool:
@@ -95,10 +98,10 @@ class Guard:
 
     def _refused(self, headers: Headers) -> Response | None:
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or not self._is_ours(_name(hosts[0])):
+        if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]) or not self._is_ours(_name(hosts[0])):
             return _sentence(421, "this server answers by the names of its own machine alone")
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2].lower() != hosts[0].lower():
+        if origin is not None and origin.lower() not in (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower()):
             return _sentence(403, "this server does not answer pages of other sites")
         return None
 

@@ -24,7 +24,7 @@ from calf.ui.networks import Network, network_of, networks
 from calf.ui.predictions import DEVICES, Prediction, Queue
 from calf.ui.render import MOST_PANELS
 from calf.ui.shown import Shown, check_truth
-from calf.ui.uploads import LIMIT_BYTES, PrivateFolder, TooLarge, Upload, check, receive, shown_name
+from calf.ui.uploads import LIMIT_BYTES, PrivateFolder, TooLarge, Upload, check, receive, remove_abandoned, shown_name
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,9 @@ class Trials:
 
     def __init__(self, library: Library, limit_bytes: int = LIMIT_BYTES) -> None:
         self.library, self.limit_bytes = library, limit_bytes
+        remove_abandoned()
         self.folder, self.queue = PrivateFolder(), Queue()
+        self.reading = threading.Lock()  # volumes are read against a truth by one page at a time: each takes much memory
         self._pages: dict[str, Trial] = {}
         self._lock = threading.Lock()
         atexit.register(self.close)  # whatever way the server ends
@@ -66,7 +68,7 @@ class Trials:
         with self._lock:
             trial = self._pages.pop(id, None)
         if trial is not None:
-            trial.clear()
+            trial.end()
 
     def close(self) -> None:
         """The server ends: kills what runs and deletes every file. May be called again."""
@@ -94,6 +96,7 @@ class Trial:
         self.problem = ""  # of what came after the request that caused it
         self._trials = trials
         self._folder: Path | None = None
+        self._ended = False
         self._arriving: dict[Path, int] = {}
         self._lock = threading.RLock()
 
@@ -133,7 +136,7 @@ class Trial:
 
         def admit(size: int) -> None:
             with self._lock:
-                self._arriving[path] = size
+                self._arriving[path] = max(size, announced)
                 if self._folder != folder:
                     raise Unreadable("the images of this page were removed")
                 if self._bytes() > self._trials.limit_bytes:
@@ -187,13 +190,17 @@ class Trial:
                 raise Unreadable("a prediction is at work: cancel it first")
             images, truth = self._needed(chosen), self.truth
         if truth is not None:
-            check_truth(chosen, images, truth)
+            with self._trials.reading:
+                check_truth(chosen, images, truth)
         self._drop_prediction()
         names = {upload.path: upload.name for upload in images.values()}
         paths = {modality: upload.path for modality, upload in images.items()}
-        folder = self._place() / secrets.token_hex(8)
+        place = self._place()
+        folder = place / secrets.token_hex(8)
         prediction = Prediction(chosen, paths, names, folder, device, lambda ended: self._show(ended, images, truth))
         with self._lock:
+            if self._folder != place:  # the prediction would make it anew
+                raise Unreadable("the images of this page were removed")
             self.prediction, self.problem = prediction, ""
         self._trials.queue.add(prediction)
 
@@ -204,12 +211,18 @@ class Trial:
 
     def clear(self) -> None:
         """Delete everything."""
-        self._drop_prediction()
         with self._lock:
             folder, self._folder = self._folder, None
             self.images, self.truth = {}, None
+        self._drop_prediction()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def end(self) -> None:
+        """Delete everything, and take nothing more."""
+        with self._lock:
+            self._ended = True
+        self.clear()
 
     def mask(self, run: str) -> tuple[Path, str]:
         """The mask that a run's network made, and a name for it; :class:`Unknown` if there is none."""
@@ -240,7 +253,8 @@ class Trial:
     def _show(self, ended: Prediction, images: dict[str, Upload], truth: Upload | None) -> None:
         """``truth``: the one that was there, and fitted, when the prediction began."""
         try:
-            shown = Shown(ended, images, truth)
+            with self._trials.reading:
+                shown = Shown(ended, images, truth)
         except Exception as reason:
             log.exception("masks of an image of one's own")
             self.problem = f"the masks were made, but cannot be shown: {reason}"
@@ -256,8 +270,9 @@ class Trial:
     def _keep(self, modality: str | None, upload: Upload, folder: Path) -> None:
         before = shown = self.shown
         if modality is None and before is not None:
-            check_truth(before.networks, before.images, upload)
-            shown = before.against(upload)
+            with self._trials.reading:
+                check_truth(before.networks, before.images, upload)
+                shown = before.against(upload)
         with self._lock:
             if self._folder != folder or self.shown is not before:
                 raise Unreadable("the images of this page were removed or predicted again: choose the file again")
@@ -281,6 +296,8 @@ class Trial:
 
     def _place(self) -> Path:
         with self._lock:
+            if self._ended:
+                raise Unreadable("this page was left: reload it")
             if self._folder is None:
                 self._folder = self._trials.new_folder()
             return self._folder

@@ -9,8 +9,11 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import re
 import secrets
 import shutil
+import socket
+import stat
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -28,11 +31,13 @@ from calf.data.volumes import read_header
 from calf.report.volumes import Unreadable
 
 LIMIT_BYTES = 10**9  # as they are sent, of all files of one page
-MOST_VOXELS = 2**29  # 512 x 512 x 2048
+MOST_VOXELS = 2**27  # 512 x 512 x 512
 MOST_INFLATED = 2**31  # bytes of a file; what reads it holds it in memory whole
 SLACK = 2**20  # bytes that may follow the voxels
 LONGEST_NAME = 120
 _PIECE = 2**20
+# whose folder: of a server on this machine, since others may have the same place for temporary files
+_OURS = f"calf-ui-{re.sub(r'[^A-Za-z0-9.]', '_', socket.gethostname())}-"
 _DAMAGED = (EOFError, gzip.BadGzipFile, IsalError)
 
 
@@ -69,7 +74,7 @@ class PrivateFolder:
             if self._removed:
                 raise Unreadable("calf ui is ending")
             if self._path is None:
-                self._path = Path(tempfile.mkdtemp(prefix="calf-ui-"))
+                self._path = Path(tempfile.mkdtemp(prefix=f"{_OURS}{os.getpid()}-"))
             made = self._path / secrets.token_hex(8)
             made.mkdir(mode=0o700)
             return made
@@ -80,6 +85,30 @@ class PrivateFolder:
             self._removed = True
             if self._path is not None:
                 shutil.rmtree(self._path, ignore_errors=True)
+
+
+def remove_abandoned() -> None:
+    """Delete the temporary folders that servers of one's own left on this machine when they were killed."""
+    if os.name != "posix":
+        return
+    for path in Path(tempfile.gettempdir()).glob(f"{_OURS}*"):
+        pid = path.name.removeprefix(_OURS).partition("-")[0]
+        try:
+            found = path.lstat()
+            if pid.isdecimal() and stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not _runs(int(pid)):
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:  # another server was faster
+            continue
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of somebody else's
+        pass
+    return True
 
 
 async def receive(stream: AsyncIterator[bytes], path: Path, admit: Callable[[int], None]) -> int:
@@ -129,6 +158,8 @@ def check(path: Path, name: str) -> Grid:
             raise TooLarge(f"{name}: its header promises {promised} bytes; at most {MOST_INFLATED} are taken")
         found = _count_bytes(path, promised + SLACK)
     except VolumeError as reason:
+        if _is_something_else(path):
+            raise Unreadable(f"{name}: expected a NIfTI file, .nii or .nii.gz; this is none") from reason
         raise Unreadable(str(reason).replace(str(path), name)) from reason
     except _DAMAGED as reason:  # type: ignore[misc]  # the stub has an instance
         raise Unreadable(f"{name}: its compressed data are damaged or cut short: save it anew") from reason
@@ -137,6 +168,18 @@ def check(path: Path, name: str) -> Grid:
     if found > promised + SLACK:
         raise TooLarge(f"{name}: it holds more than the {promised} bytes that its header promises")
     return grid
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether a file, inflated if need be, begins as no NIfTI file does; False for one that is empty or damaged."""
+    try:
+        with _opened(path) as file:
+            start = file.read(540)
+    except _DAMAGED:  # type: ignore[misc]  # the stub has an instance
+        return False
+    sizes = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
+    known = (348 in sizes and start[344:346] in (b"n+", b"ni")) or (540 in sizes and start[4:6] in (b"n+", b"ni"))
+    return bool(start) and not known
 
 
 def _promised_bytes(path: Path) -> int:

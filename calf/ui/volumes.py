@@ -27,7 +27,7 @@ from calf.data.volumes import VolumeError, read_header
 from calf.metrics.scores import PARTLY_LABELLED
 from calf.report.volumes import Unreadable
 from calf.ui.cache import Cache
-from calf.ui.files import CaseFiles, inside, read_codes, read_steps, stamp
+from calf.ui.files import CaseFiles, exists, inside, read_codes, read_steps, stamp, told
 from calf.ui.library import Unknown
 from calf.ui.regions import Cropped, Region, values
 from calf.ui.runs import Run
@@ -111,7 +111,7 @@ class OpenCase:
                 self.problems[run.id] = "its data.json does not say where this case lies"
         if not found:
             raise Unreadable("; ".join(dict.fromkeys(self.problems.values())))
-        self.files = next((files for files in found if files.mask and files.mask.exists()), found[0])
+        self.files = next((files for files in found if files.mask and exists(files.mask)), found[0])
 
     @property
     def names(self) -> list[str]:
@@ -137,8 +137,8 @@ class OpenCase:
         for source in sources:
             try:
                 return source()
-            except (Unreadable, VolumeError) as reason:
-                why.append(str(reason))
+            except (OSError, ValueError) as reason:  # includes Unreadable and VolumeError
+                why.append(told(reason, self.files.paths))
         raise Unreadable("no file of this case can be read: " + "; ".join(dict.fromkeys(why)))
 
     @property
@@ -263,12 +263,18 @@ class OpenCase:
             try:
                 return make()
             except (VolumeError, OSError) as reason:
-                return _Failed(str(reason))
+                return _Failed(told(reason, self._paths))
 
         kept = self._cases.cache.get(key, tried, lambda kept: 1000 if isinstance(kept, _Failed) else size_bytes(kept))
         if isinstance(kept, _Failed):
             raise Unreadable(kept.why)
         return kept
+
+    @property
+    def _paths(self) -> list[Path]:
+        """Of all files that are read for the case."""
+        folders = [run.folder.resolve() for run in self.runs.values()]
+        return [*self.files.paths, *(folder / name for folder in folders for name in ("predictions", "probabilities"))]
 
     def _truth(self) -> tuple[Cropped, Grid]:
         return self.cached(("labels", self.files.mask_key), self.files.read_truth, _size)

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import calf.data.volumes as volumes
 from calf.data.cases import Case, Image, Target
 from calf.data.volumes import (
     VolumeError,
@@ -17,6 +18,7 @@ from calf.data.volumes import (
     files_of,
     read_header,
     read_images,
+    read_mask,
     read_volume,
     to_original,
     write_volume,
@@ -247,3 +249,60 @@ def test_what_is_not_written(tmp_path: Path) -> None:
         write_volume(tmp_path / "v.nii.gz", np.zeros(SHAPE, np.int64), LPS)
     with pytest.raises(ValueError, match=r"written as .nii or .nii.gz"):
         write_volume(tmp_path / "v.mha", np.zeros(SHAPE, np.uint8), LPS)
+
+
+@pytest.mark.parametrize("slab", [1, 25, 10**6])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
+def test_a_mask_is_the_same_by_slabs_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slab: int, dtype: type[np.generic]
+) -> None:
+    monkeypatch.setattr(volumes, "_SLAB", slab)
+    labels = dict.fromkeys((0, 1, 2, 200), "some")
+    array = np.random.default_rng(0).choice(list(labels), SHAPE).astype(dtype)
+    shaken = array + np.array(9e-4 if array.dtype.kind == "f" else 0, dtype)
+    path = save(tmp_path / "mask.nii.gz", shaken, affine_of("PIR"))
+    mask = read_mask(path, labels, path, read_header(path))
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(to_original(mask, affine_of("PIR")), array)
+
+
+@pytest.mark.parametrize("slab", [1, 10**6])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_unknown_values_of_all_slabs_are_counted_and_the_least_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slab: int, dtype: type[np.generic]
+) -> None:
+    monkeypatch.setattr(volumes, "_SLAB", slab)
+    array = np.zeros(SHAPE, dtype)
+    array[0, 0, :3] = 7  # in three planes
+    path = save(tmp_path / "mask.nii.gz", array)
+    with pytest.raises(VolumeError, match=r"unexpected label 7 \(3 voxels\); allowed are 0 nothing:"):
+        read_mask(path, {0: "nothing"}, path, read_header(path))
+    array[:] = np.arange(array.size, 0, -1).reshape(SHAPE) % 30 - 5  # the least come last in each plane
+    listed = ", ".join(f"{value} ({np.count_nonzero(array == value)} voxels)" for value in (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5))
+    with pytest.raises(VolumeError) as raised:
+        read_mask(save(path, array), {0: "nothing"}, path, read_header(path))
+    assert f"unexpected label {listed}, ...; allowed" in str(raised.value)
+
+
+def test_a_fraction_or_nan_in_any_slab_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volumes, "_SLAB", 1)
+    array = np.full(SHAPE, 9, np.float32)  # which is no label: a fraction is said first
+    array[1, 2, -1] = 0.25
+    path = save(tmp_path / "mask.nii.gz", array)
+    with pytest.raises(VolumeError, match=r"got fractions \(up to 0.25 off\)"):
+        read_mask(path, {0: "nothing"}, path, read_header(path))
+    array[0, 2, 1] = array[1, 0, 0] = np.nan
+    place = tuple(int(at) for at in np.argwhere(np.isnan(read_volume(save(path, array)).data))[0])
+    with pytest.raises(VolumeError) as raised:
+        read_mask(path, {0: "nothing"}, path, read_header(path))
+    assert f"got 2 NaN or infinite ones, the first at {place} (RAS order)" in str(raised.value)
+
+
+def test_voxels_of_a_mask_on_another_grid_are_not_read(tmp_path: Path) -> None:
+    path = save(tmp_path / "mask.nii", np.zeros(SHAPE, np.uint8))
+    path.write_bytes(path.read_bytes()[:-1])  # which reading them would say
+    image = save(tmp_path / "image.nii", np.zeros((3, 4, 6), np.uint8))
+    with pytest.raises(VolumeError, match="expected the shape"):
+        read_mask(path, {0: "nothing"}, image, read_header(image))
+    with pytest.raises(VolumeError, match="cut short"):
+        read_mask(path, {0: "nothing"}, path, read_header(path))

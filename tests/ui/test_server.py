@@ -23,6 +23,7 @@ from calf.ui.server import Explorer, create_server
 NAME = "whole_tumour"
 THERE = {"host": "192.168.1.7:8080"}
 OWN = {"host": "127.0.0.1:8080"}  # the test client calls itself otherwise for web sockets
+OTHERS = ["http://evil.example", "null", "http://127.0.0.1:9999", "file://127.0.0.1:8080", "127.0.0.1:8080"]
 HOSTILE = [  # clients of tests resolve .. themselves, as browsers do: test_app sends it as it is
     "..%2f..%2fetc%2fpasswd",
     "%2e%2e",
@@ -201,7 +202,10 @@ def test_nothing_can_be_changed(client):
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "127.0.0.1.evil.example", "evil.example:8080", "127.0.0.2", "[::2]", "", "localhost.evil", "127.0.0.1@evil"],
+    [
+        *("evil.example", "127.0.0.1.evil.example", "evil.example:8080", "127.0.0.2", "[::2]", "", "127.0.0.1@evil"),
+        *("localhost.evil", "[::1]evil.com:8080", "127.0.0.1:8080@evil.com", "127.0.0.1:1; script-src *", "127.0.0.1:x"),
+    ],
 )
 def test_other_names_are_refused(client, host):
     answer = client.get("/api/runs", headers={"host": host})
@@ -211,10 +215,11 @@ def test_other_names_are_refused(client, host):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost:9000", "LOCALHOST", "[::1]:8080", "127.0.0.1:8080"])
 def test_own_names_are_answered_at_any_port(client, host):
-    assert client.get("/api/runs", headers={"host": host}).status_code == 200
+    for origin in (f"http://{host}", f"https://{host.lower()}"):
+        assert client.get("/api/runs", headers={"host": host, "origin": origin}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9999", "http://127.0.0.1:8080.evil.example"])
+@pytest.mark.parametrize("origin", [*OTHERS, "http://127.0.0.1:8080.evil.example"])
 def test_pages_of_other_sites_are_refused(client, origin):
     assert client.get("/api/runs", headers={"origin": origin}).status_code == 403
     with pytest.raises(WebSocketDisconnect), client.websocket_connect("/socket", headers=OWN | {"origin": origin}):

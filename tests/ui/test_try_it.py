@@ -209,7 +209,11 @@ def path_of(predicted: Prediction, run: str) -> bytes:
 
 def test_what_is_refused_is_said_where_it_was_chosen(window, images, held):
     page = window
+    # before it is known which images are needed, a first one cannot be taken for a truth
+    page.locator(".slots", has_text="Choose a network first").wait_for()
+    assert page.locator(".slot:visible").count() == 0
     page.locator(".list input").first.check()
+    assert page.locator(".slot:visible").count() == 5
     slot = page.locator(".slot", has=page.get_by_label("flair", exact=True))
     choose(page, "flair", "notes.nii.gz", b"no image")
     slot.locator("output.alert", has_text="notes.nii.gz: expected a NIfTI file").wait_for()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import os
@@ -13,7 +14,7 @@ import struct
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from calf.ui.safety import Guard
 from calf.ui.server import Explorer, create_server
 from calf.ui.shown import Shown
 from calf.ui.trials import Trial
-from calf.ui.uploads import MOST_VOXELS
+from calf.ui.uploads import MOST_VOXELS, PrivateFolder, remove_abandoned
 from tests.ui.conftest import PROGRAM
 
 LIMIT = 200_000
@@ -110,6 +111,10 @@ def nifti(array: np.ndarray) -> bytes:
 SMALL = nifti(np.ones((4, 5, 6), np.int16))
 HOSTILE = {
     "text": (b"patient: none\n" * 100, 409, "expected a NIfTI file"),
+    "picture": (b"\x89PNG\r\n\x1a\n" * 90, 409, "x.nii.gz: expected a NIfTI file, .nii or .nii.gz; this is none"),
+    "packed text": (gzip.compress(b"none" * 200), 409, "x.nii.gz: expected a NIfTI file, .nii or .nii.gz; this is none"),
+    "half of a pair": (SMALL[:344] + b"ni1\0" + SMALL[348:], 409, "convert the pair"),
+    "2**27 voxels and some": (gzip.compress(header((512, 512, 513))), 413, "512 x 512 x 513 voxels"),
     "empty": (b"", 409, "zero bytes"),
     "cut gzip": (
         gzip.compress(SMALL + bytes(np.random.default_rng(0).integers(0, 255, 9000, np.uint8)))[:4000],
@@ -159,6 +164,53 @@ def test_the_limit_holds_for_what_comes_and_not_for_what_is_announced(client, he
     assert state_of(client)["room"] == LIMIT - len(part)
 
 
+def test_what_was_announced_stays_reserved_while_it_arrives(client, trial):
+    async def pieces() -> AsyncIterator[bytes]:
+        yield SMALL[:100]
+        yield SMALL[100:200]
+        rooms.append(trial.state()["room"])
+        yield SMALL[200:]
+
+    rooms: list[int] = []
+    asyncio.run(trial.receive("t1", "x.nii", pieces(), 150_000))
+    assert rooms == [LIMIT - 150_000]
+    assert trial.state()["room"] == LIMIT - len(SMALL)
+
+
+def test_a_page_that_ends_while_a_file_arrives_keeps_nothing(explorer, trial, held):
+    """Whether it ends before there is a folder, or between the pieces."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield SMALL[:100]
+        explorer.trials.end(trial.id)
+        yield SMALL[100:]
+
+    with pytest.raises(Unreadable, match="removed"):
+        asyncio.run(trial.receive("t1", "x.nii", pieces()))
+    with pytest.raises(Unreadable, match="this page was left: reload it"):
+        asyncio.run(trial.receive("t1", "x.nii", pieces()))
+    assert list(held.glob("*/*")) == []
+    assert not trial.holds_files
+
+
+def test_folders_of_servers_that_were_killed_are_removed(held):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()  # its number is free
+    own = PrivateFolder()
+    mine = own.new().parent
+    abandoned = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+    assert abandoned != mine
+    (abandoned / "page").mkdir(parents=True)
+    (abandoned / "page" / "x.nii.gz").write_bytes(SMALL)
+    elsewhere = held / f"calf-ui-another.machine-{ended.pid}-abc"
+    link = abandoned.with_name(abandoned.name + "x")
+    elsewhere.mkdir()
+    link.symlink_to(elsewhere)
+    remove_abandoned()
+    assert sorted(held.iterdir()) == sorted([mine, elsewhere, link])
+    own.remove()
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
@@ -175,7 +227,7 @@ def test_names_are_shown_and_lead_nowhere(client, held, name, shown):
     assert client.put("/images", params={"modality": "flair", "name": name}, content=SMALL).status_code == 200
     assert state_of(client)["images"]["flair"]["name"] == shown
     (file,) = (path for path in held.rglob("*") if path.is_file())
-    assert re.fullmatch(r"calf-ui-\w+/[0-9a-f]{16}/[0-9a-f]{16}\.nii\.gz", str(file.relative_to(held)))
+    assert re.fullmatch(r"calf-ui-[\w.-]+/[0-9a-f]{16}/[0-9a-f]{16}\.nii\.gz", str(file.relative_to(held)))
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file.parent.parent, file.parent, file)] == [0o700, 0o700, 0o600]
 
 

@@ -16,6 +16,7 @@ export class Setup {
     const filter = element("input", { type: "search", placeholder: "loss, model, data set …", "aria-label": "filter networks", oninput: () => this.narrow(filter.value) });
     this.count = element("span", { class: "faint", "aria-live": "polite" });
     this.images = element("div", { class: "slots" });
+    this.none = element("p", { class: "faint" }, ["Choose a network first: it decides which images are needed."]);
     this.device = element("select", { "aria-label": "device" }, Object.entries(devices).map(([value, text]) => element("option", { value }, [text])));
     this.start = element("button", { type: "button", class: "main", onclick: () => page.predict([...this.picked], this.device.value) }, ["Predict"]);
     this.missing = element("span", { class: "faint", "aria-live": "polite" });
@@ -31,7 +32,7 @@ export class Setup {
           element("div", { class: "bar" }, [filter, this.count]),
           this.list,
           ...others,
-          element("p", { class: "faint" }, ["A network is built as the configuration of its run says: use runs that you trust."]),
+          element("p", { class: "faint" }, ["Only calf's own networks are built here; calf predict takes others, of runs that you trust."]),
         ]),
         element("fieldset", {}, [
           element("legend", {}, ["2. Images"]),
@@ -90,10 +91,11 @@ export class Setup {
     this.count.textContent = this.picked.size ? `${this.picked.size} chosen` : "choose one or several";
     this.place(first, state);
     this.truth.show(state?.truth, busy);
+    this.truth.root.hidden = !first && !state?.truth && !this.truth.sending; // a first image would be taken for one
     this.truthNote.textContent = first ? values(this.chosen) : "";
     const missing = (first?.modalities ?? []).filter((modality) => !state?.images[modality]);
     this.start.disabled = busy || !first || missing.length > 0;
-    this.missing.textContent = busy ? "" : !first ? "choose a network" : missing.length ? `missing: ${missing.join(", ")}` : "";
+    this.missing.textContent = busy ? "" : !first ? "choose a network first" : missing.length ? `missing: ${missing.join(", ")}` : "";
     this.clear.disabled = !state || !(Object.keys(state.images).length || state.truth || state.prediction);
   }
 
@@ -108,10 +110,10 @@ export class Setup {
       slot.title(any ? `${modality}: any one of ${first.trained_on.join(", ")}` : used ? modality : `${modality} (not needed)`);
       slot.show(state?.images[modality], this.page.busy);
     }
-    const roots = wanted.map((modality) => this.slots.get(modality).root);
+    const roots = wanted.length ? wanted.map((modality) => this.slots.get(modality).root) : [this.none];
     // moving an element takes the focus from it
     if (roots.length !== this.images.children.length || roots.some((root, place) => root !== this.images.children[place])) {
-      this.images.replaceChildren(...(roots.length ? roots : [element("p", { class: "faint" }, ["Choose a network: it decides which images are needed."])]));
+      this.images.replaceChildren(...roots);
     }
   }
 }
