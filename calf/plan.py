@@ -95,8 +95,8 @@ def _check(cfg: DictConfig) -> None:
         if not isinstance(value, int) or value < least:
             raise ValueError(f"expected {key} to be a whole number of at least {least}, got {value!r}")
     rate = OmegaConf.select(cfg, "optim.lr", default=1.0)  # an optimiser of one's own may call it otherwise
-    if not isinstance(rate, int | float) or not 0 < rate < math.inf:
-        raise ValueError(f"expected optim.lr to be a number above 0, got {rate!r}")
+    if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+        raise ValueError(f"expected optim.lr to be a number of at least 0, got {rate!r}")
     if trainer.check_val_every_n_epoch > trainer.max_epochs:
         raise ValueError(
             f"no checkpoint could be chosen: expected trainer.check_val_every_n_epoch of at most trainer.max_epochs = "

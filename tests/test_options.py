@@ -51,8 +51,8 @@ def test_bad_options_are_named_and_leave_no_run(place, monkeypatch, capfd, overr
     [
         ("checkpoint=Best", "expected checkpoint to be best or last, got 'Best'"),
         ("+experiments/calf_tabel1=run", "there is no calf_tabel1 in experiments; did you mean calf_table1?"),
-        ("optim.lr=abc", "expected optim.lr to be a number above 0, got 'abc'"),
-        ("optim.lr=0", "expected optim.lr to be a number above 0, got 0"),
+        ("optim.lr=abc", "expected optim.lr to be a number of at least 0, got 'abc'"),
+        ("optim.lr=-1", "expected optim.lr to be a number of at least 0, got -1"),
         ("seed=abc", "expected seed to be a whole number of at least 0, got 'abc'"),
         ("dataset.batch_size=2.5", "expected dataset.batch_size to be a whole number of at least 1, got 2.5"),
         ("trainer.max_epochs=0", "expected trainer.max_epochs to be a whole number of at least 1, got 0"),

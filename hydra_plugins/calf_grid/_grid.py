@@ -47,7 +47,7 @@ class Grid:
                 environment = dict(os.environ)
                 nodes = _cluster.start(self.options.address)
                 with _stop_signals() as caught, self.display:
-                    self._run_all(waiting, self._share(nodes), environment, caught)
+                    self._run_all(waiting, self._share(nodes), environment)
             except KeyboardInterrupt:
                 self._give_up()
                 _cluster.stop()
@@ -65,7 +65,7 @@ class Grid:
         except ValueError as error:
             raise CompactHydraException(str(error)) from error
 
-    def _run_all(self, waiting: list[Job], part: _cluster.Share, environment: dict[str, str], caught: list[int]) -> None:
+    def _run_all(self, waiting: list[Job], part: _cluster.Share, environment: dict[str, str]) -> None:
         import ray
         from ray import cloudpickle
 
@@ -93,8 +93,6 @@ class Grid:
                 self._settle(self.running.pop(reference), reference)
             self._follow()
             self.display.update()
-            if caught:  # the interrupt came where Python can only print it, as in the destructor of a reference
-                raise KeyboardInterrupt
 
     def _task(self, job: Job, part: _cluster.Share, environment: dict[str, str]) -> _worker.Task:
         return _worker.Task(

@@ -187,7 +187,16 @@ class Endless:
         command = [sys.executable, str(HERE / "app.py"), "-m", "loss=endless", "hydra.launcher.grace_seconds=0.5"]
         env = environment(runs, TINY_FIFO=str(fifo))
         with (runs / "output.txt").open("w") as output:
-            self.launcher = subprocess.Popen(command, env=env, cwd=runs, stdout=output, stderr=output, start_new_session=True)
+            self.launcher = subprocess.Popen(
+                command,
+                env=env,
+                cwd=runs,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                # a shell that runs the tests in the background has them ignore it, and so would the launcher
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
 
     def read(self) -> bytes:
         """What comes next from the FIFO; empty when everybody who held it is dead."""
