@@ -101,7 +101,7 @@ class Trained:
         if self.known_code and (others := sorted(set(_targets(options)) - OURS)):
             raise ValueError(
                 f"the network of {self.checkpoint} is built by {', '.join(others)}, which is not calf's. If you trust this run, "
-                "segment with calf predict"
+                "segment with calf predict, without --known-code"
             )
         channels = self.recipe.target.num_channels
         network: nn.Module = instantiate(options, in_channels=self.recipe.in_channels, classes=channels, _convert_="all")
@@ -131,10 +131,12 @@ class Trained:
 
 
 def _targets(options: Any) -> Iterator[str]:
-    """Whatever would be called, at any depth."""
+    """Whatever would be called, at any depth, and what might become that: a run writes no interpolation."""
     if isinstance(options, dict):
         for key, value in options.items():
             yield from [str(value)] if key == "_target_" else _targets(value)
     elif isinstance(options, list):
         for value in options:
             yield from _targets(value)
+    elif isinstance(options, str) and "${" in options:
+        yield options

@@ -162,11 +162,13 @@ def test_of_a_stranger_s_run_no_other_function_is_called(runs, tmp_path, target)
     folder = tmp_path / "run"
     shutil.copytree(runs["one"].folder.path, folder)
     config = OmegaConf.load(folder / "config.yaml")
-    config.model.other = {"_target_": target, "src": str(folder / "config.yaml"), "dst": str(tmp_path / "copied")}
-    OmegaConf.save(config, folder / "config.yaml")
-    with pytest.raises(ValueError, match="which is not calf's"):
-        Trained(folder / "checkpoints" / "best.ckpt", known_code=True).network()
-    assert not (tmp_path / "copied").exists()
+    call = {"_target_": target, "src": str(folder / "config.yaml"), "dst": str(tmp_path / "copied")}
+    for hidden in (call, [{"deep": call}], f"${{oc.decode:'{json.dumps(call)}'}}"):
+        config.model.other = hidden
+        OmegaConf.save(config, folder / "config.yaml")
+        with pytest.raises(ValueError, match="which is not calf's"):
+            Trained(folder / "checkpoints" / "best.ckpt", known_code=True).network()
+        assert not (tmp_path / "copied").exists()
     assert Trained(runs["one"].folder.checkpoints / "best.ckpt", known_code=True).network()
 
 

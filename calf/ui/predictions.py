@@ -110,7 +110,7 @@ class Prediction:
             self._run()
             if self.finished:
                 self._ended(self)
-        except Exception:
+        except Exception:  # this is a thread's end: nobody above would hear of it, and the next in the queue has its turn
             log.exception("prediction")
         finally:
             self._over.set()
@@ -123,7 +123,7 @@ class Prediction:
                 step.state = RUNNING
             try:
                 step.error = self._predict(step)
-            except Exception as error:
+            except Exception as error:  # whatever it is, the page says so, and the other networks go on
                 log.exception("prediction by %s", step.network.run.label)
                 step.error = f"it could not be started: {error}"
             step.state = CANCELLED if self._cancelled.is_set() and step.error else FAILED if step.error else DONE

@@ -255,7 +255,7 @@ class Trial:
         try:
             with self._trials.reading:
                 shown = Shown(ended, images, truth)
-        except Exception as reason:
+        except Exception as reason:  # in the prediction's thread: the page says it, or would wait for ever
             log.exception("masks of an image of one's own")
             self.problem = f"the masks were made, but cannot be shown: {reason}"
             return
