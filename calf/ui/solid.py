@@ -28,7 +28,7 @@ Steps = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Shown:
+class MaskState:
     """A mask in words.
 
     Attributes:
@@ -42,7 +42,7 @@ class Shown:
     volume_mm3: float | None
 
 
-def shown(case: OpenCase, run: str, name: str, truth: bool) -> Shown:
+def mask_state(case: OpenCase, run: str, name: str, truth: bool) -> MaskState:
     """The truth, or what the run took for ``name``.
 
     Raises:
@@ -53,8 +53,8 @@ def shown(case: OpenCase, run: str, name: str, truth: bool) -> Shown:
     try:
         count = (case.truth(name) if truth else case.prediction(run, name)).count()
     except Unreadable as reason:
-        return Shown(str(reason), False, scored)
-    return Shown("", count == 0, count * case.voxel_mm3 if scored is None else scored)
+        return MaskState(str(reason), False, scored)
+    return MaskState("", count == 0, count * case.voxel_mm3 if scored is None else scored)
 
 
 def steps(case: OpenCase) -> Steps:

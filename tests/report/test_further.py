@@ -26,7 +26,7 @@ from calf.report.grids import best, heading
 from calf.report.latex import latex
 from calf.report.ranks import kendall_tau
 from calf.report.tables import markdown
-from tests.report.test_statistics import rows
+from tests.report.table import rows
 
 SHAPE, SPACING_MM = (12, 10, 4), (1.0, 1.0, 2.5)
 MISSED = {"bce": 0.35, "calf": 0.1, "dice": 0.2, "focal": 0.6}  # the share of the lesion that is not found

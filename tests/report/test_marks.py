@@ -19,7 +19,7 @@ from calf.report.resampling import EXACT_UP_TO, holm, least_p, max_t_p, sign_fli
 from calf.report.statistics import compare
 from calf.report.summary import summarise
 from calf.report.words import marked
-from tests.report.test_statistics import NAN, of, pooled, rows
+from tests.report.table import NAN, of, pooled, rows
 
 
 def with_one_worse(number: int, losses: int) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from calf.report.resampling import holm
 from calf.report.results import gather
 from calf.report.statistics import compare
 from calf.report.strata import FEW, strata
-from tests.report.test_statistics import rows
+from tests.report.table import rows
 
 WHERE = ("per_case", "phantom", "tumour")
 

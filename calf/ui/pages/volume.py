@@ -24,7 +24,7 @@ from nicegui import ui
 from calf.ui.library import Unknown
 from calf.ui.pages.compare import colours, opening, scored
 from calf.ui.server import Explorer, plain
-from calf.ui.solid import image_file, mask_file, sent_shape, shown, steps
+from calf.ui.solid import image_file, mask_file, mask_state, sent_shape, steps
 from calf.ui.volumes import OpenCase
 
 PATH, TITLE = "/volume", "Volume"
@@ -110,12 +110,12 @@ def scene(case: OpenCase, run: str, name: str) -> dict[str, Any]:
     """What can be shown of an open case of one run; reads the truth and the prediction, and no image.
 
     ``case`` (its name), ``label`` (of the run), ``names``, ``modalities``, ``name``; ``shape`` and ``spacing_mm`` along X, Y, Z;
-    ``steps`` and ``sent`` (the shape of a file); ``truth`` and ``prediction``: :class:`calf.ui.solid.Shown`; ``scored``: whether
-    cases.csv has a row of it; ``warning``: what must stand beside the prediction, or "".
+    ``steps`` and ``sent`` (the shape of a file); ``truth`` and ``prediction``: :class:`calf.ui.solid.MaskState`; ``scored``:
+    whether cases.csv has a row of it; ``warning``: what must stand beside the prediction, or "".
     """
     case.load()
     chosen = name if name in case.names else case.names[0]
-    truth, prediction = (shown(case, run, chosen, truth=kind) for kind in (True, False))
+    truth, prediction = (mask_state(case, run, chosen, truth=kind) for kind in (True, False))
     taken = steps(case)
     return {
         "case": case.case,
