@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,17 @@ from tests.tiny import tiny
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("refused")
+
+
+@pytest.fixture
+def logging_of_its_own() -> Iterator[None]:
+    """Hydra sends all logging to the standard output of now, which is closed after the test; nothing later may write there."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers
+    root.handlers = list(handlers)
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["dataset.preparation.plane=oblique"], ["calf: preparation.plane is one of", "oblique"]),
     ],
 )
+@pytest.mark.usefixtures("logging_of_its_own")
 def test_bad_options_are_named_and_leave_no_run(place, monkeypatch, capfd, overrides, said):
     base = tiny(place, "name=bad", *overrides)
     if "dataset=msd" in overrides:

@@ -21,9 +21,9 @@ from starlette.concurrency import run_in_threadpool
 from calf.report.volumes import Unreadable
 from calf.ui.library import Library, Unknown
 from calf.ui.networks import Network, network_of, networks
+from calf.ui.own_case import OwnCase, check_truth
 from calf.ui.predictions import DEVICES, Prediction, Queue
 from calf.ui.render import MOST_PANELS
-from calf.ui.shown import Shown, check_truth
 from calf.ui.uploads import LIMIT_BYTES, PrivateFolder, TooLarge, Upload, check, receive, remove_abandoned, shown_name
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Trial:
         self.images: dict[str, Upload] = {}
         self.truth: Upload | None = None
         self.prediction: Prediction | None = None
-        self.shown: Shown | None = None
+        self.shown: OwnCase | None = None
         self.problem = ""  # of what came after the request that caused it
         self._trials = trials
         self._folder: Path | None = None
@@ -231,7 +231,7 @@ class Trial:
         stem = re.sub(r"\.nii(\.gz)?$", "", shown.name, flags=re.IGNORECASE)
         return shown.prediction.mask(run), re.sub(r"[^A-Za-z0-9_.=+]+", "-", f"{stem}-{label}").strip("-.") + ".nii.gz"
 
-    def case(self) -> Shown:
+    def case(self) -> OwnCase:
         """What is shown; :class:`Unknown` if nothing is."""
         shown = self.shown
         if shown is None:
@@ -254,7 +254,7 @@ class Trial:
         """``truth``: the one that was there, and fitted, when the prediction began."""
         try:
             with self._trials.reading:
-                shown = Shown(ended, images, truth)
+                shown = OwnCase(ended, images, truth)
         except Exception as reason:  # in the prediction's thread: the page says it, or would wait for ever
             log.exception("masks of an image of one's own")
             self.problem = f"the masks were made, but cannot be shown: {reason}"

@@ -49,7 +49,7 @@ class _Failed:
 
 class Source(Protocol):
     """What cases are opened of: a :class:`calf.ui.library.Library`, whose methods say what these do, or an image of one's own
-    (:class:`calf.ui.shown.Shown`).
+    (:class:`calf.ui.own_case.OwnCase`).
     """
 
     def chosen(self, ids: Sequence[str]) -> list[Run]: ...

@@ -17,9 +17,9 @@ from calf.cli import app
 from calf.data.volumes import read_header
 from calf.ui.library import Library
 from calf.ui.networks import networks
+from calf.ui.own_case import OwnCase
 from calf.ui.predictions import CASE, DONE, Prediction
 from calf.ui.render import IMAGE, TRUTH_PANEL, View, sprite
-from calf.ui.shown import Shown
 from calf.ui.uploads import Upload
 from calf.ui.volumes import OpenCase
 from tests.ui.conftest import started
@@ -116,7 +116,7 @@ def opened(predicted: Prediction, truth: bool) -> OpenCase:
     """The same image and masks, of files that the server never saw."""
     uploads = {key: Upload(path, key, 0, read_header(path)) for key, path in predicted.images.items() if key in (*FILES, "truth")}
     own = uploads.pop("truth")
-    shown = Shown(predicted, uploads, own if truth else None)
+    shown = OwnCase(predicted, uploads, own if truth else None)
     return shown.cases.open(shown.id, [run.id for run in shown.runs])
 
 

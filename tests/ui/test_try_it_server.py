@@ -28,11 +28,11 @@ from starlette.testclient import TestClient
 from calf.report.volumes import Unreadable
 from calf.ui.library import Library
 from calf.ui.networks import Network, network_of, networks, shared_labels
+from calf.ui.own_case import OwnCase
 from calf.ui.pages import try_it
 from calf.ui.predictions import CANCELLED, DONE, FAILED, RUNNING, Prediction
 from calf.ui.safety import Guard
 from calf.ui.server import Explorer, create_server
-from calf.ui.shown import Shown
 from calf.ui.trials import Trial
 from calf.ui.uploads import MOST_VOXELS, PrivateFolder, remove_abandoned
 from tests.ui.conftest import PROGRAM
@@ -278,12 +278,12 @@ def test_networks_that_cannot_be_used_together(copied):
 
 
 @pytest.fixture
-def made(explorer: Explorer, client: TestClient, trial: Trial, tiny_runs: Path, tmp_path: Path) -> Callable[[], Shown]:
+def made(explorer: Explorer, client: TestClient, trial: Trial, tiny_runs: Path, tmp_path: Path) -> Callable[[], OwnCase]:
     """The page as after a prediction; its masks are those that the runs wrote of this case themselves."""
     case, images, _ = phantom_case(tiny_runs)
     send(client, images)
 
-    def make() -> Shown:
+    def make() -> OwnCase:
         chosen: list[Network] = networks(explorer.library)[0]
         paths = {modality: upload.path for modality, upload in trial.images.items()}
         prediction = Prediction(chosen, paths, {}, tmp_path / "masks", "cpu", lambda ended: None)
@@ -293,7 +293,7 @@ def made(explorer: Explorer, client: TestClient, trial: Trial, tiny_runs: Path, 
             shutil.copy(step.network.run.folder / "predictions" / f"{case}.nii.gz", prediction.mask(step.network.run.id))
             prediction.labels(step.network.run.id).write_text('{"0": "background"}')
         prediction.cancel()  # which was never begun: it is over
-        trial.prediction, trial.shown = prediction, Shown(prediction, trial.images, None)
+        trial.prediction, trial.shown = prediction, OwnCase(prediction, trial.images, None)
         return trial.shown
 
     return make

@@ -28,7 +28,7 @@ LIMIT_BYTES = 2**29  # of voxels of one page that are kept
 NOT_SCORED = "not scored"
 
 
-class Shown:
+class OwnCase:
     """One image with the masks of a prediction, to be opened by :class:`calf.ui.volumes.Cases` (``cases``).
 
     Attributes:
@@ -49,9 +49,9 @@ class Shown:
         case = self.cases.open(self.id, list(self._runs))
         self._tables = {run: self._table(case, run) for run in self._runs}
 
-    def against(self, truth: Upload | None) -> Shown:
+    def against(self, truth: Upload | None) -> OwnCase:
         """The same masks against another truth, or none."""
-        return Shown(self.prediction, self.images, truth)
+        return OwnCase(self.prediction, self.images, truth)
 
     def public(self) -> dict[str, Any]:
         """What a browser is told of it."""
