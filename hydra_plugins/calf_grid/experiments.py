@@ -30,7 +30,12 @@ class ExperimentSource(FileConfigSource):
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         if config_path == "":
             return [] if results_filter == ObjectType.CONFIG else [GROUP]
-        return super().list(config_path, results_filter) if self.is_group(config_path) else []
+        if not self.is_group(config_path):
+            return []
+        if config_path == GROUP:
+            return super().list(config_path, results_filter)
+        # An experiment's own parts and reports are nobody's to choose, and --help, which takes milliseconds a group, would walk them.
+        return [] if results_filter == ObjectType.GROUP else super().list(config_path, ObjectType.CONFIG)
 
     @staticmethod
     def _shown(config_path: str) -> bool:

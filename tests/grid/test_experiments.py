@@ -21,6 +21,8 @@ def root(tmp_path: Path) -> Path:
             "# @package _global_\nhydra: {sweeper: {params: {seed: '3,4'}}}\ngrid: asked\n"
         )
     (tmp_path / "experiments" / "question" / "results.csv").write_text("")
+    (tmp_path / "experiments" / "question" / "scale").mkdir()
+    (tmp_path / "experiments" / "question" / "scale" / "full.yaml").write_text("epochs: 3\n")
     return tmp_path
 
 
@@ -32,6 +34,11 @@ def test_experiments_and_nothing_else_is_seen(root: Path) -> None:
     assert source.list("experiments", ObjectType.GROUP) == ["question"]
     assert source.list("experiments/question", ObjectType.CONFIG) == ["run"]
     assert source.is_config("experiments/question/run")
+    # its own parts are composed and not listed
+    assert source.is_config("experiments/question/scale/full")
+    assert source.list("experiments/question/scale", None) == ["full"]
+    assert source.list("experiments/question", ObjectType.GROUP) == []
+    assert source.list("experiments/question", None) == ["run"]
     assert not source.is_group("runs")
     assert not source.is_config("runs/other/run")
     assert source.list("runs", None) == []
