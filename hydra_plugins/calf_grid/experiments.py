@@ -34,7 +34,8 @@ class ExperimentSource(FileConfigSource):
             return []
         if config_path == GROUP:
             return super().list(config_path, results_filter)
-        # An experiment's own parts and reports are nobody's to choose, and --help, which takes milliseconds a group, would walk them.
+        # An experiment's own parts and reports are nobody's to choose, and --help, which takes milliseconds a group, would walk
+        # through them.
         return [] if results_filter == ObjectType.GROUP else super().list(config_path, ObjectType.CONFIG)
 
     @staticmethod
