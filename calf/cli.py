@@ -63,7 +63,12 @@ def report(
         bool, typer.Option(help="show images of cases with every loss's prediction; no: for those who may not pass images on")
     ] = True,
 ) -> None:
-    """Compare the losses of finished runs: tables, tests, figures, and index.html, which shows everything."""
+    """Compare the losses of finished runs: tables, tests, figures, and index.html, which shows everything.
+
+    report.json beside them lists the files. Of all else that lies there nothing is replaced or removed: the report is refused.
+
+    In a folder without that list whose index.html is a report's, files with the names that reports give count as listed.
+    """
     from calf.report import report as write_report
 
     try:

@@ -193,7 +193,7 @@ _CSS = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e8ec; --dim: #9aa5b0; --paper: #15191d; --line: #353c44; --tint: #1e2429; --mark: #56b4e9 } }
 * { box-sizing: border-box }
-body { margin: 0 auto; max-width: 70rem; padding: 2rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 80rem; padding: 2rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line) }
@@ -212,7 +212,7 @@ ul.points li { border-left: 3px solid var(--mark); padding: .1rem 0 .1rem .9rem;
 .from { display: block }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top }
+th, td { padding: .25rem .55rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top }
 td { white-space: nowrap }
 td.w { white-space: normal }
 th { color: var(--dim); font-weight: 600; vertical-align: bottom }

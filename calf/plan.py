@@ -19,10 +19,12 @@ from calf.data.joined_plan import JoinedPlan, Part
 from calf.data.leakage import lines, same_persons
 from calf.data.splits import Split, check_parts, divide
 from calf.data.views import Samples, view_of, whole_cases
+from calf.files import write_text
 from calf.provenance import fingerprint, run_only
 from calf.runfolder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
 MAPS = "dataset.distance_maps"  # makes some losses faster: the data set keeps its name, or tables would set them apart
 
 
@@ -58,6 +60,10 @@ class RunPlan:
         """The primary metric on the validation data, of a finished run: what a sweeper may search by."""
         return self._found("validation")
 
+    def announce(self) -> None:
+        """Leave in the run's folder what it is, so that it is missed where it is never begun."""
+        write_text(self.folder.config, OmegaConf.to_yaml(OmegaConf.create(self.config)))
+
     def _found(self, which: str) -> float | None:
         if not self.finished:
             return None
@@ -87,7 +93,7 @@ def plan(cfg: DictConfig) -> RunPlan:
 def _check(cfg: DictConfig) -> None:
     """Raise a ValueError for options that would else be found out late, or never."""
     trainer = cfg.trainer
-    _check_groups(cfg)
+    _check_names(cfg)
     if cfg.checkpoint not in ("best", "last"):
         raise ValueError(f"expected checkpoint to be best or last, got {cfg.checkpoint!r}")
     for key, least in (("seed", 0), ("dataset.batch_size", 1), ("trainer.max_epochs", 1), ("trainer.check_val_every_n_epoch", 1)):
@@ -113,15 +119,16 @@ def _check(cfg: DictConfig) -> None:
         )
 
 
-def _check_groups(cfg: DictConfig) -> None:
-    """Hydra takes +experiments/<misspelt>=run for a new key, and would train the defaults."""
+def _check_names(cfg: DictConfig) -> None:
+    """Hydra takes +experiments/<misspelt>=run and +los=dice for new keys, and would train the defaults."""
+    options = {"hydra", *map(str, OmegaConf.load(CONF / "train.yaml")), *(path.name for path in CONF.glob("*/"))}
     for key in map(str, cfg):
         folder, _, name = key.rpartition("/")
-        if folder:
-            known = sorted(path.name for path in (ROOT / folder).glob("[a-z]*/"))
+        known = sorted(path.name for path in (ROOT / folder).glob("[a-z]*/")) if folder else sorted(options)
+        if folder or name not in known:
+            what = f"there is no {name} in {folder}" if folder else f"there is no option {name}"
             near = "".join(f"; did you mean {match}?" for match in get_close_matches(name, known, 1))
-            there = f"; there are {', '.join(known)}" if known else ""
-            raise ValueError(f"there is no {name} in {folder}{near}{there}")
+            raise ValueError(f"{what}{near}" + (f"; there are {', '.join(known)}" if known else ""))
 
 
 def prepare(cfg: DictConfig, divided: bool = True) -> Path:

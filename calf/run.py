@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from calf.files import write_text
 from calf.outcome import PRIMARY, json_number, result_of
 from calf.plan import RunPlan, open_samples, plan
 from calf.provenance import commit
@@ -35,6 +35,7 @@ def run(cfg: DictConfig) -> float:
     Returns the primary metric on the validation data, of the checkpoint that was tested: a search by it leaves the test alone.
     """
     try:
+        _check_sweep()
         planned = plan(cfg)
         if not planned.finished:
             # refuse their options before data are prepared and a folder is made
@@ -52,6 +53,17 @@ def run(cfg: DictConfig) -> float:
     assert planned.objective is not None
     print(f"finished{' before' if before else ''}: {planned.folder.path}, test {PRIMARY} {planned.value:.4f}")
     return planned.objective
+
+
+def _check_sweep() -> None:
+    """An experiment whose losses stand in a sweep would else train the defaults where ``-m`` was forgotten."""
+    hydra = HydraConfig.get()
+    given = {override.lstrip("+").partition("=")[0] for override in hydra.overrides.task}
+    swept = dict(hydra.sweeper.get("params") or {})
+    if missing := [f"{key}={value}" for key, value in swept.items() if key.lstrip("+") not in given]:
+        raise ValueError(
+            f"this is a sweep over {' '.join(missing)}: start it with `train.py -m`, or give each of these one value"
+        )
 
 
 @contextlib.contextmanager
@@ -83,7 +95,7 @@ def _run_planned(cfg: DictConfig, planned: RunPlan) -> None:
     from calf import tracking
 
     folder, began, made_by = planned.folder, time.perf_counter(), commit()  # the code as it is now, not when the run ends
-    write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(planned.config)))
+    planned.announce()
     folder.write_status("starting", epoch=0, epochs=cfg.trainer.max_epochs, val={})
     try:
         result = _train_and_test(cfg, planned)

@@ -41,6 +41,7 @@ def logging_of_its_own() -> Iterator[None]:
         (["model=unet", "model.encoder_name=resnet81"], ["resnet18"]),
         (["dataset=msd", "data_root=/nowhere"], ["/nowhere", "medicaldecathlon"]),
         (["fold=0"], ["single holdout"]),
+        (["+experiments/demo=run"], ["this is a sweep over", "loss=", "start it with `train.py -m`"]),
         (["loss=focal", "loss.gamma=-1"], ["calf: expected gamma to be at least 0, got -1 (loss)"]),
         (["dataset.preparation.plane=oblique"], ["calf: preparation.plane is one of", "oblique"]),
     ],
@@ -65,6 +66,7 @@ def test_bad_options_are_named_and_leave_no_run(place, monkeypatch, capfd, overr
     [
         ("checkpoint=Best", "expected checkpoint to be best or last, got 'Best'"),
         ("+experiments/calf_tabel1=run", "there is no calf_tabel1 in experiments; did you mean calf_table1?"),
+        ("+los=dice", "there is no option los; did you mean loss?"),
         ("optim.lr=abc", "expected optim.lr to be a number of at least 0, got 'abc'"),
         ("optim.lr=-1", "expected optim.lr to be a number of at least 0, got -1"),
         ("seed=abc", "expected seed to be a whole number of at least 0, got 'abc'"),

@@ -16,6 +16,8 @@ AFFINE_TOLERANCE = 1e-3  # absolute; the rounding of a qform alone moves directi
 # Of a voxel's shortest edge: what an error of the directions may add up to at the far corner. 1e-3 in the affine would be
 # three voxels at the end of 1024 voxels of 0.34 mm.
 VOXEL_TOLERANCE = 0.25
+# Cosine of the angle between two axes of a file: volumes, as the product of the spacings, are then wrong by 5e-5 at most.
+SHEAR_TOLERANCE = 1e-2
 
 # between world axes to the right, the front and the head (RAS, ours) and to the left, the back and the head (LPS: ITK, DICOM)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -52,11 +54,19 @@ def make_grid(path: Path, shape: tuple[int, ...], affine: NDArray[Any], num_chan
     """The grid of a file of this shape (X, Y, Z) and affine, both in the file's own order of axes.
 
     Raises:
-        VolumeError: the affine cannot be inverted.
+        VolumeError: the affine cannot be inverted, or its axes are not perpendicular: distances and volumes would be wrong.
     """
     axes = io_orientation(affine) if np.isfinite(affine).all() else np.full((3, 2), np.nan)
     if np.isnan(axes).any() or not np.linalg.det(affine):
         raise VolumeError(f"{path}: expected an affine that can be inverted, got\n{_text(affine)}\nRepair the file's header")
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    if shear > SHEAR_TOLERANCE:
+        angle = np.degrees(np.arccos(shear))
+        raise VolumeError(
+            f"{path}: expected perpendicular axes, got two at {angle:.1f} degrees (a tilted gantry?) in the affine\n"
+            f"{_text(affine)}\nResample image and mask to a grid of right angles"
+        )
     oriented = affine @ inv_ornt_aff(axes, shape)
     x, y, z = (shape[axis] for axis in np.argsort(axes[:, 0]))
     dx, dy, dz = (float(size) for size in nib.affines.voxel_sizes(oriented))

@@ -116,8 +116,17 @@ METRICS = tuple(SCORES)
 LOWER_IS_BETTER = frozenset(
     {"mae", "relative_volume_error", "hd95_mm", "hd_mm", "assd_mm", "false_positive_lesions", "ece", "ace", "brier"}
 )
+SHARES = frozenset(
+    {*METRICS, "balanced_accuracy", "lesion_sensitivity", "lesion_precision", "lesion_f1", "ece", "ace", "brier"}
+)  # and NSD, which has its tolerance in its name
 UNRANKED = frozenset({"volume_difference_ml"})  # signed: errors of opposite sign cancel in its mean, so none is best
+NEEDS_BACKGROUND = frozenset({"specificity", "balanced_accuracy"})  # undefined without a negative voxel, whatever the status
 FOREGROUND_ONLY = np.isin(METRICS, ["dice", "iou", "sensitivity", "precision"])
+
+
+def is_share(metric: str) -> bool:
+    """Whether its values lie in [0, 1], unlike distances, volumes, numbers of lesions and the relative volume error."""
+    return metric in SHARES or metric.startswith("nsd_")
 
 
 def case_status(counts: Counts) -> npt.NDArray[np.str_]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from calf.report.results import ALIVE, DAMAGED, FINISHED, Gathered
+from calf.report.results import DAMAGED, FINISHED, UNDER_WAY, Gathered
 
 NAMED = ["dataset", "model", "loss"]
 CELL = ["protocol", *NAMED]
@@ -111,11 +112,16 @@ def _text(value: Any) -> str:
 def _without_earlier_attempts(gathered: Gathered) -> tuple[pd.DataFrame, list[str]]:
     """The runs without those that were begun in vain and finished later; one sentence a run that is left out."""
     which = [*NAMED, "seed", "fold"]
-    done = {tuple(row[column] for column in which): row["folder"] for row in gathered.finished.to_dict("records")}
+
+    def of(row: Mapping[Any, Any]) -> tuple[Any, ...]:
+        # runs/<name>/<dataset>/<model>/<loss>/<run>: an attempt of another grid was another question
+        return (*Path(gathered.folder, row["folder"]).parts[:-4], *(row[column] for column in which))
+
+    done = {of(row): row["folder"] for row in gathered.finished.to_dict("records")}
     keep, told = [], []
     for run in gathered.runs.to_dict("records"):
-        later = done.get(tuple(run[column] for column in which))
-        vain = later is not None and run["state"] not in (FINISHED, DAMAGED, *ALIVE)
+        later = done.get(of(run))
+        vain = later is not None and run["state"] not in (FINISHED, DAMAGED, *UNDER_WAY)
         keep.append(not vain)
         if later is not None and vain:
             own, others = (gathered.settings[folder] for folder in (run["folder"], later))

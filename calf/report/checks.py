@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import pandas as pd
 
 from calf.report.cells import CELL, MACHINE, differing, label
 from calf.report.results import Gathered
+from calf.report.strata import differing_volumes
 
 MAPS = "dataset.distance_maps"  # where a loss gets its maps from, which are the same
+FOLDS = "dataset.split.folds"
 TOLERANCE = "protocol.volumes.tolerance_mm"
 SHOWN = 5
 
@@ -56,12 +59,13 @@ def _first(found: dict[Any, Any], value: Any) -> str:
 
 
 def notes(gathered: Gathered) -> list[str]:
-    """Sentences for the foot of the tables: missing seeds, cells scored on other cases, other data, machines or code."""
+    """Sentences for the foot of the tables: missing seeds and folds, other cases, data, machines or code."""
     found = []
     for key, runs in gathered.finished.groupby(["protocol", "dataset"], sort=False):
         where = label(key)
         stopped = gathered.incomplete[gathered.incomplete["dataset"] == runs["dataset"].iloc[0]]
-        found += _missing_seeds(where, runs, pd.concat([runs, stopped]))
+        begun = pd.concat([runs, stopped])
+        found += _missing_seeds(where, runs, begun) + _missing_folds(where, begun, gathered)
         if runs["store_key"].nunique() > 1:
             found.append(f"{where}: the rows are of differently prepared data; compare them with care.")
         elif runs.groupby("fold")["split_hash"].nunique().max() > 1:
@@ -75,7 +79,8 @@ def notes(gathered: Gathered) -> list[str]:
         settings = [gathered.settings[folder] for folder in runs["folder"]]
         if machine := [setting for setting in differing(settings, runs) if setting in MACHINE]:
             found.append(f"{label(key)}: the runs differ in {', '.join(machine)}.")
-    return found + _other_training(gathered) + _uneven_cases(gathered.cases) + _uneven_metrics(gathered.cases)
+    found += _other_training(gathered) + _uneven_cases(gathered.cases) + _uneven_metrics(gathered.cases)
+    return found + _uneven_volumes(gathered.cases)
 
 
 def _other_training(gathered: Gathered) -> list[str]:
@@ -101,6 +106,16 @@ def _missing_seeds(where: str, finished: pd.DataFrame, begun: pd.DataFrame) -> l
     return found
 
 
+def _missing_folds(where: str, begun: pd.DataFrame, gathered: Gathered) -> list[str]:
+    """Folds of the split that no run was begun for, so that their cases are in no row."""
+    runs = begun[begun["fold"] != ""]
+    folds = [gathered.settings[folder].get(FOLDS) for folder in runs["folder"]]
+    number, present = max((given for given in folds if isinstance(given, int)), default=0), set(runs["fold"])
+    missing = list(islice((str(fold) for fold in range(number) if str(fold) not in present), SHOWN + 1))
+    named = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+    return [f"{where}: no run has fold {named} of {number} folds; their cases are in no row."] if missing else []
+
+
 def _uneven_cases(cases: pd.DataFrame) -> list[str]:
     """Runs of one data set and fold that did not score all the cases that others did."""
     found = []
@@ -124,6 +139,17 @@ def _uneven_metrics(cases: pd.DataFrame) -> list[str]:
         for absent, runs in lacking.items():
             which, metrics = (", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "") for names in (runs, absent))
             found.append(f"{label(key)}: {len(runs)} runs have no {metrics}, which others have: {which}.")
+    return found
+
+
+def _uneven_volumes(cases: pd.DataFrame) -> list[str]:
+    """Cases whose reference is larger in one run than in another: not the same masks."""
+    found = []
+    for key, odd in differing_volumes(cases).groupby(["protocol", "dataset", "class"], sort=False):
+        cases_of = [f"{row.case} ({row.least:.6g} to {row.most:.6g} mm3)" for row in odd.head(SHOWN).itertuples()]
+        named = ", ".join(cases_of) + (", ..." if len(odd) > SHOWN else "")
+        number = f"{len(odd)} case{'' if len(odd) == 1 else 's'}"
+        found.append(f"{label(key)}: the reference volume of {number} differs between runs: {named}.")
     return found
 
 

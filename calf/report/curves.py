@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
@@ -16,6 +18,7 @@ from calf.report.grids import heading
 from calf.report.training import branch_shares
 
 PANEL = (2.3, 1.75)
+LINE = 34  # letters of a title over such a panel
 
 
 def learning(found: Findings, block: Block) -> Drawn | None:
@@ -70,7 +73,7 @@ def branches(found: Findings) -> list[Drawn]:
             taken = [branch for branch in known if own.loc[own["branch"] == branch, "share"].max() > 0]
             for plane, ((model, loss), part) in zip(planes, parts, strict=True):
                 _stack(plane, part, taken)
-                plane.set_title(f"{model} / {loss}", size=8)
+                plane.set_title(fill(f"{model} / {loss}", LINE), size=8)
             for plane in planes[:: min(COLUMNS, len(parts))]:
                 plane.set_ylabel("of the choices")
             entries = [planes[0].fill_between([], [], [], color=_colour(branch), label=branch) for branch in taken]

@@ -22,6 +22,8 @@ COLUMNS = 3
 ROW = 0.21  # inches a row of a figure with one row a loss
 DPI = 200
 MANY = 2000  # points from which on they are a picture within the figure: a page of 100,000 shapes does not open
+LETTER = 0.06  # inches a letter of a legend takes
+ROOM = 0.7  # inches that a legend has in any figure
 LONGEST = 150  # bytes of a figure's name; file systems take 255 with the ending
 SHADES = ("blue", "vermilion", "green", "orange", "purple", "sky")
 
@@ -76,7 +78,8 @@ def panels(number: int, width: float, height: float) -> tuple[Plot, list[Axes]]:
 
 
 def legend(figure: Plot, plane: Axes, colours: dict[str, str], others: bool) -> None:
-    """The losses by their colours, beside the axes."""
+    """The losses by their colours, beside the axes, for which the figure grows as wide as a long name needs."""
+    figure.set_figwidth(figure.get_figwidth() + max(0.0, LETTER * max(map(len, colours), default=0) - ROOM))
     handles = [plane.plot([], [], color=colour, lw=1.6, label=loss)[0] for loss, colour in colours.items()]
     if others:
         handles += plane.plot([], [], color=COLOURS["grey"], lw=0.8, label="other losses")

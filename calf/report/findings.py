@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from calf.metrics.scores import UNRANKED
+from calf.report import training
 from calf.report.brats import has_empty_references, ruled, under_brats_rule
 from calf.report.cells import of_data_set, separate
 from calf.report.checks import check_comparable, notes
@@ -19,7 +20,6 @@ from calf.report.results import FINISHED, Gathered, gather
 from calf.report.statistics import compare
 from calf.report.strata import strata
 from calf.report.summary import BLOCK, summarise
-from calf.report.training import diverged, histories
 from calf.report.units import MADE_ON, arrange, made_on, rows_of
 
 BASELINE = "bce"
@@ -131,17 +131,21 @@ def find_in(
         every_case = every_case[(every_case[["dataset", "class"]] == list(table)).all(axis=1)]
         if every_case.empty:
             raise ValueError(f"none of these runs has finished and tested {table[1]} of {table[0]}")
-    summary, history = summarise(every_case), histories(gathered)
+    summary = summarise(every_case)
     _check(summary, baseline, metric)
-    odd = diverged(history)
+    history, odd = training.read(gathered, "history.csv")
+    damaged = training.told("history.csv", odd)
+    if table is None:  # branches are of no table
+        damaged += training.told("branches.csv", training.read(gathered, "branches.csv")[1])
+    marks = {"diverged": training.diverged(history), "with an unreadable history": set(odd)}
     blocks = []
     for (protocol, dataset, name), own in summary.groupby(BLOCK, sort=False):
         cases = every_case[(every_case[BLOCK] == [protocol, dataset, name]).all(axis=1)]
-        rows = _rows(gathered, str(protocol), str(dataset), odd)
+        rows = _rows(gathered, str(protocol), str(dataset), marks)
         blocks.append(_block(gathered, (str(protocol), str(dataset), str(name)), metric, baseline, rows, own, cases))
     every = [block.compared for block in blocks if not block.compared.empty]
     compared = pd.concat(every, ignore_index=True) if every else _nothing()
-    remarks = (*_without_baseline(blocks, baseline), *told, *notes(gathered), *_found_nothing(summary))
+    remarks = (*_without_baseline(blocks, baseline), *told, *notes(gathered), *damaged, *_found_nothing(summary))
     if not blocks:
         return Findings(gathered, metric, summary, compared, (), remarks, history)
     tests = tuple(friedman(every_case, metric))
@@ -249,8 +253,11 @@ def _nothing() -> pd.DataFrame:
     return pd.DataFrame(columns=["metric", *BLOCK, "model", "loss"])
 
 
-def _rows(gathered: Gathered, protocol: str, dataset: str, odd: set[str]) -> dict[Row, str]:
-    """Every model and loss begun on a data set under a protocol, sorted, and what is to be said of its runs."""
+def _rows(gathered: Gathered, protocol: str, dataset: str, marks: dict[str, set[str]]) -> dict[Row, str]:
+    """Every model and loss begun on a data set under a protocol, sorted, and what is to be said of its runs.
+
+    ``marks``: what is said of finished runs in these folders.
+    """
     runs = gathered.runs
     here = runs["dataset"].map(lambda name: of_data_set(dataset, name))
     rows = {}
@@ -258,8 +265,9 @@ def _rows(gathered: Gathered, protocol: str, dataset: str, odd: set[str]) -> dic
         states = own["state"].value_counts(sort=False)
         finished = int(states.get(FINISHED, 0))
         said = [f"{number} {state}" for state, number in states.items() if state != FINISHED]
-        if number := len(odd & set(own.loc[own["state"] == FINISHED, "folder"])):
-            said.append(f"{number} diverged")
+        for mark, folders in marks.items():
+            if number := len(folders & set(own.loc[own["state"] == FINISHED, "folder"])):
+                said.append(f"{number} {mark}")
         if finished == 0 and len(states) == 1:
             said = [str(states.index[0])]
         elif finished < len(own):

@@ -11,6 +11,7 @@ import pandas as pd
 
 from calf.metrics.scores import LOWER_IS_BETTER, UNRANKED
 from calf.report.findings import Block, Findings, Row
+from calf.report.ranks import Friedman
 from calf.report.resampling import LEVEL
 from calf.report.summary import COUNTED
 
@@ -211,14 +212,22 @@ def friedman(found: Findings) -> Grid:
     """Friedman's tests of the declared metric: over data sets, and over the patients of each."""
     rows = []
     for test in found.friedman:
-        what = f"data sets ({test.protocol})" if test.over == "data sets" else f"patients of {test.dataset}: {test.name}"
+        numbers = [str(test.num_blocks), str(len(test.mean_ranks))]
+        if not test.tested:
+            rows.append([Cell(text) for text in (ranked_by(test), *numbers, *[NOTHING] * 6)])
+            continue
         pairs = len(test.mean_ranks) * (len(test.mean_ranks) - 1) // 2
         apart = int((test.holm.to_numpy() <= LEVEL).sum()) // 2
-        numbers = [str(test.num_blocks), str(len(test.mean_ranks)), f"{test.statistic:.2f}", p_value(test.p)]
+        numbers += [f"{test.statistic:.2f}", p_value(test.p)]
         numbers += [f"{test.f:.2f}" if math.isfinite(test.f) else NOTHING, p_value(test.p_iman_davenport)]
-        rows.append([Cell(what), *map(Cell, numbers), Cell(p_value(test.p_permutation)), Cell(f"{apart} of {pairs}")])
+        rows.append([Cell(ranked_by(test)), *map(Cell, numbers), Cell(p_value(test.p_permutation)), Cell(f"{apart} of {pairs}")])
     header = ["over", "blocks", "rows", "chi square", "p", "F", "p, Iman-Davenport", "p, permutation", "pairs that differ"]
     return Grid(header, rows, num_text=1)
+
+
+def ranked_by(test: Friedman) -> str:
+    """What the blocks of a test are."""
+    return f"data sets ({test.protocol})" if test.over == "data sets" else f"patients of {test.dataset}: {test.name}"
 
 
 def incomplete(found: Findings) -> Grid:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from calf.metrics.calibration import CALIBRATION_METRICS
 from calf.metrics.lesions import LESION_METRICS
-from calf.metrics.scores import METRICS, UNRANKED
+from calf.metrics.scores import METRICS, UNRANKED, is_share
 from calf.metrics.surface import surface_metrics
 from calf.metrics.volumetric import COUNTED_METRICS
 from calf.report.findings import Block, Findings, Row, records
@@ -28,7 +28,6 @@ CLASS = "class"
 NSD = re.compile(r"nsd_\d+(\.\d+)?mm")
 MEAN_OF = re.compile(r"mean of (\d+) \w+")
 KNOWN = (*METRICS, *surface_metrics(1)[:-1], *LESION_METRICS, *COUNTED_METRICS, *CALIBRATION_METRICS)
-NO_SHARE = frozenset({"false_positive_lesions", "relative_volume_error", "volume_difference_ml"})
 NOT_RUN, NOT_PUBLISHED, NOT_SCORED, UNDEFINED = "not run", "not published", "metric not scored", "undefined in every case"
 MEASURED = ("low", "high", "sd", "seed_sd", "num_scored", "num_cases", "num_patients", "num_seeds")
 BESIDE_COLUMNS = (
@@ -152,8 +151,7 @@ def _value(where: str, metric: str, text: str) -> Decimal:
         value = Decimal("nan")
     if not value.is_finite():
         raise ValueError(f"{where}: expected a number for {metric}, got {text!r}")
-    share = metric not in NO_SHARE and not metric.endswith("_mm")
-    if share and not 0 <= value <= 1:
+    if is_share(metric) and not 0 <= value <= 1:
         raise ValueError(f"{where}: {metric} is a share, between 0 and 1; got {text}. Divide per cent by 100.")
     if metric not in UNRANKED and value < 0:
         raise ValueError(f"{where}: expected {metric} of 0 or more, got {text}")

@@ -42,13 +42,14 @@ def stability(block: Block) -> Drawn | None:
         plane.set_xlabel(f"rank by mean {heading(block.metric)}")
     where = f"{block.dataset}, {block.name}"
     caption = f"{where}: how often each rank is taken when patients are drawn anew (1,000 bootstrap samples), in per cent."
+    caption += _sentence(str(of["note"].iloc[0]))
     name = slug(block.protocol, block.dataset, block.name, "ranks")
     return Drawn(name, figure, f"{where}: stability of ranks", caption)
 
 
 def critical_differences(found: Findings) -> list[Drawn]:
     """A diagram of mean ranks a protocol that has several data sets."""
-    return [_diagram(test, found.metric) for test in found.friedman if test.over == "data sets"]
+    return [_diagram(test, found.metric) for test in found.friedman if test.over == "data sets" and test.tested]
 
 
 def _diagram(test: Friedman, metric: str) -> Drawn:
@@ -72,9 +73,13 @@ def _diagram(test: Friedman, metric: str) -> Drawn:
     caption = (
         f"{test.protocol}: mean ranks by {heading(metric)} over {test.num_blocks} data sets, 1 the best. Joined: not different "
         f"at 0.05 (Nemenyi, critical difference {test.critical_difference:.2f}). Friedman, ranks shuffled within data sets: "
-        f"p {_is(test.p_permutation)}; Iman-Davenport: p {_is(test.p_iman_davenport)}."
+        f"p {_is(test.p_permutation)}; Iman-Davenport: p {_is(test.p_iman_davenport)}.{_sentence(test.note)}"
     )
     return Drawn(slug(test.protocol, "critical-differences"), figure, f"{test.protocol}: mean ranks over data sets", caption)
+
+
+def _sentence(note: str) -> str:
+    return f" {note[0].upper()}{note[1:]}." if note else ""
 
 
 def _is(value: float) -> str:

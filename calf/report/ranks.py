@@ -16,7 +16,7 @@ from calf.metrics.scores import LOWER_IS_BETTER, UNRANKED
 from calf.report.marks import ELSEWHERE
 from calf.report.resampling import LEVEL, best_first, holm, resamples
 from calf.report.summary import BLOCK, GROUP
-from calf.report.units import ROW, Floats, Scores, arrange, patient_sums, rows_of
+from calf.report.units import ROW, Floats, Scores, arrange, patient_sums, rows_of, same_patients
 
 ORDERS = ("mean_then_rank", "rank_then_mean")
 NUM_PERMUTATIONS = 5_000
@@ -39,6 +39,7 @@ FRIEDMAN_COLUMNS = (
     "first_rank",
     "second_rank",
     "p_holm",
+    "note",
 )
 BY_CASE = ("case_rank", "rank_by_case", "mean_rank_by_case", "rank_by_case_low", "rank_by_case_high")
 
@@ -50,7 +51,8 @@ class Friedman:
     ``over``: ``data sets`` or ``patients``, the N blocks that rank the k rows; ``dataset`` and ``name``: of which, "" over data
     sets. ``statistic`` and ``p``: chi square, corrected for ties. ``f`` and ``p_iman_davenport``: Iman and Davenport 1980, the
     better approximation of the two; NaN where all blocks agree, since F is infinite. ``p_permutation``: ranks shuffled within
-    blocks, valid also with the two or three blocks with which the others are not.
+    blocks, valid also with the two or three blocks with which the others are not. ``note``: on which seeds or blocks it rests
+    where that is not all, or why nothing is ``tested`` and every number but ``num_blocks`` is NaN; "" otherwise.
     """
 
     protocol: str
@@ -64,6 +66,11 @@ class Friedman:
     f: float
     p_iman_davenport: float
     p_permutation: float
+    note: str = ""
+
+    @property
+    def tested(self) -> bool:
+        return not math.isnan(self.statistic)
 
     @property
     def critical_difference(self) -> float:
@@ -105,9 +112,10 @@ def ranks(cases: pd.DataFrame, metric: str, num_bootstrap: int = 1000, seed: int
 
     ``rank``: of the mean over cases. ``case_rank``: mean over cases of the rank within the case, and ``rank_by_case`` its rank.
     Of both orders the mean over bootstrap samples of patients (``mean_rank``, ``mean_rank_by_case``) and where 95 % of them lie
-    (``_low``, ``_high``). Ties share the mean of their ranks. Only cases in which every row has a value count, ``num_cases``;
-    ``num_left_out`` others have one in some row. In a pooled protocol only ``rank`` is given: its batches are no patients.
-    Rows that were made on another split or other data than most have no rank, and ``note`` says so, "" elsewhere.
+    (``_low``, ``_high``). Ties share the mean of their ranks. Of each case only the seeds in which every row has a value count,
+    and only cases with such a seed, ``num_cases``; ``num_left_out`` others have a value in some row. In a pooled protocol only
+    ``rank`` is given: its batches are no patients. Rows that were made on another split or other data than most have no rank.
+    ``note`` says so, which seeds counted where not all did, and that there are none; "" elsewhere.
 
     Raises:
         ValueError: the metric has no best value, or rows cannot stand in one table.
@@ -128,7 +136,8 @@ def ranks(cases: pd.DataFrame, metric: str, num_bootstrap: int = 1000, seed: int
         if scores.pooled:
             table[list(BY_CASE)] = np.nan
         table = _named(every).merge(table, on=GROUP, how="left")
-        tables.append(table.assign(note=np.where(every.comparable(), "", ELSEWHERE))[[*RANKED, *BY_CASE, "note"]])
+        note = np.where(every.comparable(), scores.restriction(), ELSEWHERE)
+        tables.append(table.assign(note=note)[[*RANKED, *BY_CASE, "note"]])
     return pd.concat(tables, ignore_index=True)
 
 
@@ -137,9 +146,9 @@ def rank_distribution(
 ) -> pd.DataFrame:
     """Tidy: protocol, data set, class, model, loss, rank, share of bootstrap samples of patients in which it has this rank.
 
-    The samples are those of :func:`ranks`; ties share the best of their ranks. No row of pooled protocols.
+    The samples and ``note`` are those of :func:`ranks`; ties share the best of their ranks. No row of pooled protocols.
     """
-    tables = [pd.DataFrame(columns=[*GROUP, "rank", "share"])]
+    tables = [pd.DataFrame(columns=[*GROUP, "rank", "share", "note"])]
     for scores in _ranked(cases, metric):
         drawn = _bootstrapped(scores, order, metric, num_bootstrap, seed)
         if drawn is None:
@@ -147,7 +156,8 @@ def rank_distribution(
         places = scipy.stats.rankdata(drawn, method="min", axis=1).astype(int)
         shares = np.stack([(places == place).mean(0) for place in range(1, len(scores.rows) + 1)], axis=1)
         table = _named(scores).loc[lambda names: names.index.repeat(len(names))].reset_index(drop=True)
-        tables.append(table.assign(rank=np.tile(np.arange(1, len(scores.rows) + 1), len(scores.rows)), share=shares.ravel()))
+        rank = np.tile(np.arange(1, len(scores.rows) + 1), len(scores.rows))
+        tables.append(table.assign(rank=rank, share=shares.ravel(), note=scores.restriction()))
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
@@ -156,8 +166,9 @@ def kendall_tau(cases: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
     One row a protocol, data set, class and pair: ``first``, ``first_order``, ``second``, ``second_order``, ``tau`` (1: the same
     order, -1: the reverse; tau-b, so that ties count for neither), ``num_rows`` that have a rank by both, ``first_cases`` and
-    ``second_cases`` on which the ranks rest, those in which every row has a value, and ``note``: why ``tau`` is NaN (fewer than
-    ``LEAST_ROWS`` rows, or all tie), or how many cases are left out; "" otherwise. Metrics without a best value are left out.
+    ``second_cases`` on which the ranks rest, those with a seed in which every row has a value, and ``note``: why ``tau`` is NaN
+    (no such case, fewer than ``LEAST_ROWS`` rows, or all tie), or how many cases are left out and which seeds count where not
+    all do; "" otherwise. Metrics without a best value are left out.
 
     Raises:
         ValueError: rows that cannot stand in one table, or that have no such metric.
@@ -178,31 +189,34 @@ def kendall_tau(cases: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Ranks of the rows of a table, on how many cases they rest, and how many others some row has."""
+    """Ranks of the rows of a table, on how many cases they rest, how many others some row has, and on which seeds."""
 
     ranks: pd.Series
     num_cases: int
     num_left_out: int
+    restriction: str
 
     @classmethod
     def of(cls, scores: Scores, metric: str, order: str) -> _Ranking:
         values, left_out = _complete(scores)
-        return cls(pd.Series(_ranks(values, order, metric), pd.MultiIndex.from_tuples(scores.rows)), len(values), left_out)
+        own = pd.Series(_ranks(values, order, metric), pd.MultiIndex.from_tuples(scores.rows))
+        return cls(own, len(values), left_out, scores.restriction())
 
 
 def _agreement(first: _Ranking, second: _Ranking) -> tuple[float, int, int, int, str]:
     both = pd.concat([first.ranks, second.ranks], axis=1).dropna()
     note, tau = "", math.nan
     if not first.num_cases or not second.num_cases:
-        note = "no case in which every row has a value"
+        note = first.restriction if not first.num_cases else second.restriction
     elif len(both) < LEAST_ROWS:
         note = f"fewer than {LEAST_ROWS} rows"
     elif (both.nunique() == 1).any():
         note = "all rows tie"
     else:
         tau = float(scipy.stats.kendalltau(both[0], both[1], variant="b").statistic)
-        if left_out := max(first.num_left_out, second.num_left_out):
-            note = f"{left_out} cases left out, in which not every row has a value"
+        left_out = max(first.num_left_out, second.num_left_out)
+        said = [f"{left_out} cases left out, in which not every row has a value"] if left_out else []
+        note = "; ".join(dict.fromkeys([*said, *filter(None, [first.restriction, second.restriction])]))
     return tau, len(both), first.num_cases, second.num_cases, note
 
 
@@ -210,38 +224,62 @@ def friedman(cases: pd.DataFrame, metric: str, seed: int = 0) -> list[Friedman]:
     """Do the rows of a table differ at all? Over data sets where a protocol has two or more, and over patients within each.
 
     Over data sets: a block is a data set, its values the mean over classes of the mean over cases; classes are no blocks of
-    their own, as they are of the same patients. Over patients, for each data set and class: a block is a patient, the mean of
-    his cases. Only blocks in which every row has a value count; rows that lack a whole data set are left out over data sets.
-    Nothing for fewer than two blocks or rows, and over patients in pooled protocols; of rows that were made on different
-    splits or data, those that are most alike count.
+    their own, as they are of the same patients. Nor are data sets that share patients (:func:`calf.report.units.same_patients`):
+    they are one block, the mean over them. Over patients, for each data set and class: a block is a patient, the mean of the
+    patient's cases. Of each case only the seeds in which every row has a value count, and only blocks with such cases; rows that
+    lack a whole data set are left out over data sets. Nothing for fewer than two blocks or rows, and over patients in pooled
+    protocols; where it is for want of a common seed or of other patients that there are no two blocks, a test without numbers
+    whose ``note`` says so. Of rows that were made on different splits or data, those that are most alike count.
 
     Raises:
         ValueError: the metric has no best value, or rows cannot stand in one table.
     """
-    found, sets = [], dict[str, dict[str, list[pd.Series]]]()
+    found, over = list[Friedman](), list[Friedman]()
+    sets, notes = dict[str, dict[str, list[pd.Series]]](), dict[str, list[str]]()
     for scores in _ranked(cases, metric):
         protocol, dataset, name = scores.block
         values, _ = _complete(scores)
-        names = pd.MultiIndex.from_tuples(scores.rows, names=ROW)
+        names, note = pd.MultiIndex.from_tuples(scores.rows, names=ROW), scores.restriction()
+        notes.setdefault(protocol, []).extend([f"{dataset} ({name}) {note}"] if note else [])
         if len(values):
             sets.setdefault(protocol, {}).setdefault(dataset, []).append(pd.Series(values.mean(0), names))
         if not scores.pooled:
-            blocks = scores.of_patients(scores.means())
+            blocks = scores.of_patients(scores.common_means())
             blocks = blocks[~np.isnan(blocks).any(1)]
-            found += _friedman(blocks, names, metric, (protocol, "patients", dataset, name), seed)
-    over = []
+            if len(blocks) != 1:  # one patient ranks nothing, which needs no word
+                found += _friedman(blocks, names, metric, (protocol, "patients", dataset, name), note, seed)
     for protocol, of in sets.items():
+        of_protocol = cases[cases["protocol"] == protocol]
+        if of_protocol["dataset"].nunique() < 2:
+            continue
         table = pd.DataFrame({dataset: sum(classes) / len(classes) for dataset, classes in of.items()}).dropna()
-        over += _friedman(table.to_numpy().T, table.index, metric, (protocol, "data sets", "", ""), seed)
+        first = same_patients(of_protocol)
+        note = "; ".join([*notes[protocol], *_one_block(first, list(of))])
+        means = table.T.groupby([first[dataset] for dataset in table.columns]).mean()
+        if note and len(means) < 2:
+            note = f"not tested, as there are fewer than two blocks; {note}"
+        over += _friedman(means.to_numpy(), table.index, metric, (protocol, "data sets", "", ""), note, seed)
     return over + found
 
 
+def _one_block(first: dict[str, str], datasets: Sequence[str]) -> list[str]:
+    """Which data sets are one block, as they share patients."""
+    groups: dict[str, list[str]] = {}
+    for dataset in datasets:
+        groups.setdefault(first[dataset], []).append(dataset)
+    shared = [", ".join(own) for own in groups.values() if len(own) > 1]
+    return [f"{own} are one block, as they share patients by their names and ids" for own in shared]
+
+
 def _friedman(
-    blocks: Floats, names: pd.MultiIndex | pd.Index, metric: str, where: tuple[str, str, str, str], seed: int
+    blocks: Floats, names: pd.MultiIndex | pd.Index, metric: str, where: tuple[str, str, str, str], note: str, seed: int
 ) -> list[Friedman]:
     number, rows = blocks.shape
-    if number < 2 or rows < 2:
+    if rows < 2 or (number < 2 and not note):
         return []
+    if number < 2:
+        nothing = pd.Series(np.nan, names, name="mean_rank")
+        return [Friedman(*where, number, nothing, math.nan, math.nan, math.nan, math.nan, math.nan, note)]
     of = best_first(blocks, metric in LOWER_IS_BETTER)
     statistic = chi_square(of.sum(0)[None], of)[0]
     rest = number * (rows - 1) - statistic
@@ -257,6 +295,7 @@ def _friedman(
             f=float(f),
             p_iman_davenport=of_f,
             p_permutation=permutation_p(of, statistic, seed),
+            note=note,
         )
     ]
 
@@ -280,11 +319,17 @@ def permutation_p(of: Floats, statistic: float, seed: int) -> float:
 
 
 def friedman_table(tests: Sequence[Friedman]) -> pd.DataFrame:
-    """Tidy: one row a test and pair of rows, with the test's numbers in each, both mean ranks, and p after Holm."""
+    """Tidy: one row a test and pair of rows, with the test's numbers in each, both mean ranks, and p after Holm.
+
+    What could not be tested has one row, which says why.
+    """
     lines = []
     for test in tests:
         named = {name: getattr(test, name) for name in FRIEDMAN_COLUMNS if hasattr(test, name)}
         own = named | {"class": test.name, "num_rows": len(test.mean_ranks)}
+        if not test.tested:
+            lines.append(own)
+            continue
         rows = [" / ".join(map(str, row)) for row in test.mean_ranks.index]
         of, p = test.mean_ranks.to_numpy(), test.holm.to_numpy()
         for first, second in combinations(range(len(rows)), 2):
@@ -309,10 +354,9 @@ def _named(scores: Scores) -> pd.DataFrame:
 
 
 def _complete(scores: Scores) -> tuple[Floats, int]:
-    """The cases in which every row has a value, and how many others have one in some row."""
-    values = scores.means()
-    undefined = np.isnan(values)
-    return values[~undefined.any(1)], int((undefined.any(1) & ~undefined.all(1)).sum())
+    """The cases with a seed in which every row has a value, over such seeds, and how many others have one in some row."""
+    whole, some = scores.common().any(axis=1), ~np.isnan(scores.values).all(axis=(1, 2))
+    return scores.common_means()[whole], int((some & ~whole).sum())
 
 
 def _ranks(values: Floats, order: str, metric: str) -> Floats:
@@ -324,8 +368,8 @@ def _ranks(values: Floats, order: str, metric: str) -> Floats:
 
 def _bootstrapped(scores: Scores, order: str, metric: str, num_bootstrap: int, seed: int) -> Floats | None:
     """(B, R): ranks in samples of patients; None where there are no two patients with a complete case."""
-    values, lower = scores.means(), metric in LOWER_IS_BETTER
-    whole = (~np.isnan(values)).all(axis=1, keepdims=True)
+    values, lower = scores.common_means(), metric in LOWER_IS_BETTER
+    whole = scores.common().any(axis=1, keepdims=True)
     if order == ORDERS[1]:
         values, lower = best_first(np.where(whole, values, 0), lower), True
     sums, counts = patient_sums(np.where(whole, values, np.nan), scores.patient)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import yaml
@@ -19,21 +20,26 @@ from pyarrow import csv
 
 from calf.metrics import protocol as protocols
 from calf.metrics.protocol import CASE_COLUMNS
-from calf.metrics.scores import STATUSES
+from calf.metrics.scores import LOWER_IS_BETTER, MISSED, NEEDS_BACKGROUND, OK, POOLED, STATUSES, UNRANKED, is_share
 from calf.provenance import run_only
-from calf.report.reading import UNREADABLE, check_numbers, read_json, read_text, read_yaml
+from calf.report.reading import DATA_BYTES, UNREADABLE, check_numbers, read_json, read_text, read_yaml
 
 FINISHED, UNFINISHED, DAMAGED, KILLED = "finished", "unfinished", "damaged", "killed"
+WAITING = "waiting"  # a job of a grid at work that has not begun
 ALIVE = ("starting", "running")
+UNDER_WAY = (*ALIVE, WAITING)
 ROWS_BYTES = 2**31  # of a cases.csv
+NEVER_BEGUN = "stopped before it began"
 SILENT_H = 6  # hours without a word after which a run of another machine is taken for dead: scoring says nothing
 NUMBERS = ("value", "reference_volume_mm3", "predicted_volume_mm3")
 NUMBERED = ("epoch", "best_epoch", "seconds", "parameters", "peak_memory_mb")  # of result.json
 TEXTS = ("protocol", "peak_memory_of", "fingerprint", "store_key", "split_hash", "scored_on", "commit")
+ROUNDING = 1e-9  # by which a share may leave [0, 1]
+SHOWN, LONGEST_NAME = 5, 80
 SCORED_ONCE = ["protocol", "dataset", "case", "class", "metric"]
 RUN_COLUMNS = (
     "folder",  # relative to the gathered one
-    "state",  # finished | damaged | killed | unfinished, or what status.json says: starting, running, failed
+    "state",  # finished | damaged | killed | unfinished, or what status.json says: waiting, starting, running, failed
     "dataset",
     "model",
     "loss",
@@ -170,7 +176,7 @@ def read_status(path: Path) -> dict[str, Any]:
     in fractions), ``epochs`` (to be done) and ``updated`` (when it was last heard of).
     """
     if not (path / "status.json").exists():
-        return {"state": UNFINISHED, "error": "stopped before it began"}
+        return {"state": UNFINISHED, "error": NEVER_BEGUN}
     try:
         status = read_json(path / "status.json")
         check_numbers("status.json", status, ("epoch", "epochs"))
@@ -179,6 +185,8 @@ def read_status(path: Path) -> dict[str, Any]:
     state, error = str(status.get("state", UNFINISHED)), str(status.get("error") or "")
     if state in ALIVE and not _alive(status):
         state, error = KILLED, f"killed or stopped: last heard of {_when(status)}"
+    elif state == WAITING and not _alive(status):
+        state, error = UNFINISHED, NEVER_BEGUN
     elif state == FINISHED:  # the last thing written before result.json
         state, error = UNFINISHED, f"stopped before its result was written: last heard of {_when(status)}"
     known = {key: status.get(key) for key in ("epoch", "epochs")}
@@ -249,8 +257,10 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def read_cases(path: Path, categories: bool = False) -> pd.DataFrame:
-    """The rows of one run, whole: a table that was cut off or scores a case twice is a ValueError.
+    """The rows of one run, whole, as its result.json and data.json tell of it.
 
+    ValueError: a table that was cut off or scores a case twice; values that no metric has; rows of another run than result.json
+    is of; in the protocol ``per_case`` other cases than data.json lists as tested (runs made before it was written have none).
     Numbers are those of the file to the last bit. ``categories``: columns of text are categories, for who reads many runs.
     """
     text_type = pa.dictionary(pa.int32(), pa.string()) if categories else pa.string()
@@ -281,4 +291,69 @@ def read_cases(path: Path, categories: bool = False) -> pd.DataFrame:
             raise ValueError(
                 f"cases.csv: {len(scored)} rows of {dataset} where cases x classes x metrics are {expected}; was it cut off?"
             )
+    _check_values(cases)
+    run = read_result(path)
+    _check_names(run, cases)
+    _check_tested(path, run, cases)
     return cases
+
+
+def _check_values(cases: pd.DataFrame) -> None:
+    """ValueError where a value is impossible, or is undefined though ``EMPTY_RULE`` defines it."""
+    metrics = set(cases["metric"].unique())
+    shares = {metric for metric in metrics if is_share(metric)}
+    known = (shares | LOWER_IS_BETTER | UNRANKED) - NEEDS_BACKGROUND
+    value, metric = cases["value"].to_numpy(), cases["metric"]
+    wrong = {
+        "a finite number": np.isinf(value),
+        "a share, from 0 to 1": metric.isin(shares) & ((value < -ROUNDING) | (value > 1 + ROUNDING)),
+        "at least 0": metric.isin(LOWER_IS_BETTER) & (value < -ROUNDING),
+        "defined": metric.isin(known) & cases["status"].isin((OK, MISSED, POOLED)) & np.isnan(value),
+    }
+    for expected, odd in wrong.items():
+        if odd.any():
+            row = cases[odd].iloc[0]
+            raise ValueError(
+                f"cases.csv: expected {_first([row['metric']])} of case {_first([row['case']])}, "
+                f"whose status is {row['status']}, to be {expected}; got {row['value']}"
+            )
+    volumes = cases[list(NUMBERS[1:])].to_numpy()
+    if len(places := np.flatnonzero(~((volumes >= 0) & (volumes < np.inf)).all(axis=1))):
+        raise ValueError(f"cases.csv: expected volumes of case {_first([cases['case'].iloc[places[0]]])} from 0 mm3 on")
+
+
+def _check_names(run: dict[str, Any], cases: pd.DataFrame) -> None:
+    """ValueError unless the columns that name a run say what its result.json says; parts of joined data are named below it."""
+    told = {column: run[column] for column in ("protocol", "fold", "seed", "model", "loss")} | {"split": run["split_hash"]}
+    for column, expected in told.items():
+        if (found := list(cases[column].unique())) != [expected]:
+            raise ValueError(f"cases.csv: expected {column} to be {_first([expected])} as in result.json, got {_first(found)}")
+    found, whole = list(cases["dataset"].unique()), run["dataset"]
+    if found != [whole] and not all(name.startswith(f"{whole}/") for name in found):
+        raise ValueError(
+            f"cases.csv: expected dataset to be {_first([whole])} as in result.json, or its parts, got {_first(found)}"
+        )
+
+
+def _check_tested(path: Path, run: dict[str, Any], cases: pd.DataFrame) -> None:
+    """ValueError unless the cases are those that data.json lists; a batch of shuffled slices is none of them."""
+    if run["protocol"] != protocols.PerCase.name or not (path / "data.json").exists():
+        return
+    tested = read_json(path / "data.json", DATA_BYTES).get("test_cases")
+    if tested is None:
+        return
+    if not isinstance(tested, dict) or not all(isinstance(entry, dict) for entry in tested.values()):
+        raise ValueError("data.json: expected test_cases to be an object of objects")
+    parts = {case: entry.get("dataset") for case, entry in tested.items()}
+    expected = {(case, run["dataset"] + (f"/{part}" if part else "")) for case, part in parts.items()}
+    found = set(cases[["case", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
+    if differ := sorted({case for case, _ in expected ^ found}):
+        raise ValueError(
+            f"cases.csv scores {len(found)} cases where data.json lists {len(expected)} as tested; "
+            f"they differ in {_first(differ)}"
+        )
+
+
+def _first(values: list[Any]) -> str:
+    """The first of them, each cut short and a text without letters as ''."""
+    return ", ".join(str(value)[:LONGEST_NAME] or "''" for value in values[:SHOWN]) + (", ..." if len(values) > SHOWN else "")

@@ -239,9 +239,12 @@ def _restriction(scores: Scores, row: int, baseline: int, num_pairs: int) -> lis
     said = []
     if num_pairs < (num_cases := int(either.any(axis=1).sum())):
         said.append(f"paired in {num_pairs} of {num_cases} cases")
-    if (common < (either & common.any(axis=1, keepdims=True))).any():
-        seeds = [seed for place, seed in enumerate(scores.seeds) if common[:, place].any()]
-        said.append(f"paired on common seeds only ({', '.join(map(str, seeds))})")
+    paired, shared = common.any(axis=1, keepdims=True), common.any(axis=0)
+    if (shared < (either & paired).any(axis=0)).any():
+        seeds = [str(scores.seeds[place]) for place in np.flatnonzero(shared)]
+        said.append(f"paired on common seeds only ({', '.join(seeds)})")
+    if (compared := int(common.sum())) < (there := int((either & paired & shared).sum())):
+        said.append(f"compared in {compared} of {there} pairs of case and seed")
     return said
 
 

@@ -14,6 +14,7 @@ from calf.report.summary import BLOCK, GROUP
 from calf.report.units import rows_of
 
 Edges = Sequence[float]
+ROUNDING = 1e-3  # relative
 LEAST_PATIENTS = 6  # of five, the least p that sign flips can reach is 2 / 2^5, above 0.05 before any correction
 MEASURED = ("mean", "low", "high", "sd", "seed_sd", "num_scored", "num_cases", "num_patients", "num_scored_patients", "num_seeds")
 AGAINST = ("difference", "difference_low", "difference_high", "num_pairs", "num_paired_patients")
@@ -74,7 +75,7 @@ def strata(
         raise ValueError("expected rows of cases, got batches of shuffled slices only, which have no lesion of a size")
     tables = []
     for (_, dataset, name), block in rows.groupby(BLOCK, sort=True):
-        volumes = block.groupby("case")["reference_volume_mm3"].median()  # the same for all runs, but for rounding
+        volumes = block.groupby("case")["reference_volume_mm3"].median()  # where runs differ, notes say so (differing_volumes)
         limits = _limits(volumes[volumes > 0], edges, str(dataset), str(name))
         place = np.searchsorted(limits, volumes.to_numpy(), side="left") + 1
         of_case = pd.Series(np.where(volumes > 0, place, 0), volumes.index)
@@ -88,6 +89,16 @@ def strata(
             parts.append(table.assign(stratum=number, above_mm3=low, up_to_mm3=high))
         tables.append(_as_one_family(pd.concat(parts, ignore_index=True)))
     return pd.concat(tables, ignore_index=True).assign(edges_from=TESTED if edges is None else edges_from)[list(STRATA_COLUMNS)]
+
+
+def differing_volumes(cases: pd.DataFrame) -> pd.DataFrame:
+    """Cases whose reference volume is not the same in all rows, beyond rounding.
+
+    Columns: protocol, dataset, class, case, and ``least`` and ``most`` in mm3. Batches of shuffled slices are left out.
+    """
+    of_case = cases[cases["status"] != POOLED].groupby([*BLOCK, "case"], sort=False, observed=True)["reference_volume_mm3"]
+    found = of_case.agg(least="min", most="max").reset_index()
+    return found[found["most"] - found["least"] > ROUNDING * found["most"]]
 
 
 def _as_one_family(table: pd.DataFrame) -> pd.DataFrame:

@@ -27,6 +27,7 @@ from calf.report.grids import (
     versions,
 )
 from calf.report.published import Beside
+from calf.report.results import WAITING
 
 MOST = 40  # rows of published numbers that the terminal shows
 SHORT = {"sensitivity": "sens.", "specificity": "spec.", "precision": "prec."}
@@ -104,8 +105,12 @@ def terminal(found: Findings, compared: Beside | None = None) -> RenderableType:
         parts = [Text("no run has finished yet", style="bold")]
     parts += _published(compared) if compared is not None else []
     parts += [Text(note, style="yellow") for note in found.notes]
-    for run in found.gathered.incomplete.to_dict("records"):
+    missing = found.gathered.incomplete
+    waiting = missing["state"] == WAITING
+    for run in missing[~waiting].to_dict("records"):
         parts.append(Text.assemble((f"{run['state']}: ", "bold red"), run["folder"], (f"  {run['error']}", "dim")))
+    if waiting.any():
+        parts.append(Text(f"{WAITING}: {waiting.sum()} runs of a grid at work", style="bold red"))
     return Group(*parts)
 
 

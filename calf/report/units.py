@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +45,28 @@ class Scores:
         """(U, R), over the seeds of each unit; those undefined left out."""
         return nanmean(self.values, axis=1)
 
+    def common(self) -> npt.NDArray[np.bool_]:
+        """(U, S): the seeds of each unit in which every row has a value."""
+        found: npt.NDArray[np.bool_] = np.all(~np.isnan(self.values), axis=2)
+        return found
+
+    def common_means(self) -> Floats:
+        """(U, R), over the ``common`` seeds of each unit, so that no row is its lucky seed alone; NaN where there is none."""
+        return nanmean(np.where(self.common()[:, :, None], self.values, np.nan), axis=1)
+
+    def restriction(self) -> str:
+        """On which seeds ``common_means`` rest where some row has others in the same units, or that there are none; else ""."""
+        common, unit, said = self.common(), "batch" if self.pooled else "case", []
+        if not common.any():
+            return f"no {unit} and seed in which every row has a value: not ranked"
+        counted, shared = common.any(axis=1, keepdims=True), common.any(axis=0)
+        some = ~np.isnan(self.values).all(axis=2) & counted
+        if (shared < some.any(axis=0)).any():
+            said.append(f"ranked on common seeds only ({', '.join(str(self.seeds[place]) for place in np.flatnonzero(shared))})")
+        if (ranked := int(common.sum())) < (there := int((some & shared).sum())):
+            said.append(f"ranked on {ranked} of {there} pairs of {unit} and seed, in which every row has a value")
+        return "; ".join(said)
+
     def differences(self, first: Indices, second: Indices) -> Floats:
         """(U, K): rows ``first`` minus rows ``second``, over the seeds for which both of a pair have a value; else NaN."""
         return nanmean(self.seed_differences(first, second), axis=1)
@@ -78,12 +102,12 @@ class Scores:
         return replace(self, rows=rows, values=self.values[:, :, kept], made=self.made[:, :, kept])
 
     def of_patients(self, values: Floats) -> Floats:
-        """(P, K) from (U, K): the mean of each patient's units, NaN where he has none."""
+        """(P, K) from (U, K): the mean of each patient's units, NaN where there is none."""
         return nanratio(*patient_sums(values, self.patient))
 
 
 def patient_sums(values: Floats, patient: Indices) -> tuple[Floats, Floats]:
-    """For each patient the sum of his defined values, and their number: twice (P, K) from (U, K).
+    """The sum of each patient's defined values, and their number: twice (P, K) from (U, K).
 
     ``patient``: (U,), numbers 0 to P - 1, each there at least once.
     """
@@ -108,6 +132,27 @@ def nanmean(values: Floats, axis: int) -> Floats:
 def made_on(store_key: object, split_hash: object) -> str:
     """What a run was made on in one word: its prepared data and its split into patients."""
     return f"{store_key}/{split_hash}"
+
+
+def same_patients(cases: pd.DataFrame) -> dict[str, str]:
+    """For each data set the first, by name, of those that share patients with it, directly or through others; itself if none.
+
+    Two data sets share patients where a patient has one id in both and they have one name, but for options in brackets and for
+    a joined data set that they are a part of: ``p1`` of ``brain[preparation.plane=axial]`` is ``p1`` of ``brain``, and
+    ``brain:p1`` of ``all/brain``. Equal ids under unlike names are other patients, as phantoms and numbered cases have. So what
+    is told apart by its name alone is taken for independent, and phantoms of unlike seeds under one name are not. Unknown
+    patients ("") of one name are taken for the same.
+    """
+    of: dict[str, set[tuple[str, str]]] = {}
+    for dataset, patient in sorted(set(zip(cases["dataset"], cases["patient"].fillna(""), strict=True))):
+        base = re.sub(r"\[[^\]]*\]", "", dataset).rpartition("/")[2]
+        of.setdefault(dataset, set()).add((base, patient.removeprefix(f"{base}:")))
+    first = {dataset: dataset for dataset in of}
+    for one, other in combinations(of, 2):
+        if of[one] & of[other]:
+            kept, merged = sorted((first[one], first[other]))
+            first = {dataset: kept if own == merged else own for dataset, own in first.items()}
+    return first
 
 
 def seed_means(values: Floats) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from calf.metrics.scores import EMPTY_RULE, POOLED_RULE, UNRANKED
 from calf.report.findings import Block, Findings
-from calf.report.grids import heading
+from calf.report.grids import heading, ranked_by
 
 PER_CASE = (
     "The unit is the case: a score is of all voxels of a case, averaged over seeds within the case, then over cases. "
@@ -39,9 +39,10 @@ SUPPLEMENTARY = (
 )
 FRIEDMAN = (
     "Friedman's test of {metric}: do the rows (models and losses) differ at all? A block ranks all rows: a data set, with the "
-    "mean over its classes, or a patient. Chi square corrected for ties; F and its p: Iman and Davenport, not defined where all "
-    "blocks agree; last p: ranks shuffled within blocks, valid for few blocks too. Pairs that differ: by mean ranks, Holm over "
-    "all pairs, 0.05. Only blocks in which every row has a value count; every pair is in friedman.csv."
+    "mean over its classes, or a patient; data sets that share patients are one block. Chi square corrected for ties; F and its "
+    "p: Iman and Davenport, not defined where all blocks agree; last p: ranks shuffled within blocks, valid for few blocks too. "
+    "Pairs that differ: by mean ranks, Holm over all pairs, 0.05. Only blocks and seeds in which every row has a value count; "
+    "every pair is in friedman.csv."
 )
 FEWER = "scored in fewer cases than others"
 SIGNED = (
@@ -129,8 +130,11 @@ def _shared(of: dict[str, str]) -> list[tuple[list[str], str]]:
 
 
 def friedman(found: Findings) -> str:
-    """How Friedman's tests are read."""
-    return FRIEDMAN.format(metric=heading(found.metric))
+    """How Friedman's tests are read, and on what they rest where that is not all that was scored."""
+    said = [
+        f"Over {', '.join(tests)}: {note}." for tests, note in _shared({ranked_by(test): test.note for test in found.friedman})
+    ]
+    return " ".join([FRIEDMAN.format(metric=heading(found.metric)), *said])
 
 
 def caveats(block: Block) -> list[str]:

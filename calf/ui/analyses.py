@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, TypeVar
+from dataclasses import dataclass, is_dataclass, replace
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,18 +20,17 @@ from numpy.typing import NDArray
 
 from calf.metrics.scores import LOWER_IS_BETTER, UNRANKED
 from calf.report.cells import separate
-from calf.report.findings import Row
+from calf.report.findings import Block, Findings, Row, find_in
 from calf.report.results import Gathered
 from calf.report.statistics import compare
 from calf.report.training import branch_shares
 from calf.ui.cache import Cache
 from calf.ui.library import CASE_KEYS, VOLUMES, Library, Unknown
-from calf.ui.runs import Run, run_id, signature_of
+from calf.ui.runs import Run, signature_of
 
 KEPT_BYTES = 2**28
 PER_CASE = "per_case"
 NOT_METRICS = frozenset({*CASE_KEYS, "status", *VOLUMES})
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Table:
     Attributes:
         protocol, dataset, name: of the case rows; ``name`` is the class.
         cases: rows of :meth:`calf.ui.library.Library.cases`, with the columns ``model`` and ``loss`` of the row they belong to
-            and ``unit``: the case, in a pooled protocol the batch of a fold.
+            and ``unit``: the case, in a pooled protocol the batch of a fold. What is averaged over runs, paired and counted is
+            units; the ids of cases are for links alone.
         members: for each row the ids of its runs; in the order of the report's tables.
         told: what a reader must know of the names of the rows.
     """
@@ -65,12 +65,12 @@ class Table:
         return [name for name in own if self.cases[name].notna().any()]
 
     def values(self, runs: Sequence[str], column: str) -> pd.Series:
-        """By case id the mean over these runs of a metric or volume, those undefined left out."""
+        """By unit the mean over these runs of a metric or volume, those undefined left out."""
         own = self.cases[self.cases["run"].isin(list(runs))]
-        return own.groupby("case_id", sort=True)[column].mean().dropna()
+        return own.groupby("unit", sort=True)[column].mean().dropna()
 
     def means(self, metric: str) -> dict[Row, float]:
-        """By row the mean over its cases, each averaged over its runs first, as the report has it; rows without one left out."""
+        """By row the mean over its units, each averaged over its runs first, as the report has it; rows without one left out."""
         if metric not in self.metrics:
             return {}
         of_case = self.cases.groupby(["model", "loss", "unit"])[metric].mean()
@@ -82,15 +82,13 @@ class Table:
         means, sign = self.means(metric), 1 if metric in LOWER_IS_BETTER | UNRANKED else -1
         return sorted(means, key=lambda row: (sign * means[row], row))
 
-    def names(self) -> dict[str, str]:
-        """For each case id the case's name."""
-        own = self.cases.drop_duplicates("case_id")
-        return dict(zip(own["case_id"].astype(str), own["case"].astype(str), strict=True))
-
-    def tested(self, case: str, runs: Sequence[str]) -> list[str]:
-        """Those of these runs that tested the case of this id, in this order."""
-        own = set(self.cases.loc[self.cases["case_id"] == case, "run"])
-        return [id for id in runs if id in own]
+    def shown(self, unit: str, *sides: Sequence[str]) -> tuple[str, list[str]]:
+        """The case id of a unit and the runs that tested it, one of each side in turn; of what is no unit "" and none."""
+        own = self.cases[self.cases["unit"] == unit]
+        known = set(own["run"])
+        tested = [[id for id in side if id in known] for side in sides]
+        runs = dict.fromkeys(id for ids in zip_longest(*tested) for id in ids if id is not None)
+        return "" if own.empty else str(own["case_id"].iloc[0]), list(runs)
 
     def title(self, row: Row) -> str:
         """The loss alone where there is one model."""
@@ -99,11 +97,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sets of runs case by case: ``first`` and ``second``, by case id, of the cases where both have a value."""
+    """Two sets of runs unit by unit: ``first`` and ``second``, by unit, of those where both have a value."""
 
     first: pd.Series
     second: pd.Series
-    num_cases: int
+    num_units: int
 
     @property
     def difference(self) -> pd.Series:
@@ -111,7 +109,7 @@ class Pair:
         return self.second - self.first
 
     def better(self, metric: str) -> tuple[int, int]:
-        """In how many cases the first is better, and the second; ties count for neither."""
+        """In how many units the first is better, and the second; ties count for neither."""
         sign = -1 if metric in LOWER_IS_BETTER else 1
         signed = sign * self.difference
         return int((signed < 0).sum()), int((signed > 0).sum())
@@ -127,7 +125,7 @@ class Analyses:
     def kept(self, what: tuple[Any, ...], runs: Sequence[str], make: Any) -> Any:
         """What ``make`` gives, kept under ``what`` and the state of these runs."""
         key = (what, self._state(runs))
-        return self._kept.get(key, make, lambda made: 2**20 + sum(_bytes(value) for value in vars(made).values()))
+        return self._kept.get(key, make, lambda made: 2**20 + _bytes(made))
 
     def places(self, runs: Sequence[str]) -> list[tuple[str, str]]:
         """(data set, class) of the rows of these runs, sorted."""
@@ -156,6 +154,18 @@ class Analyses:
 
         intervals: Intervals = self.kept(what, runs, made)
         return intervals.rows
+
+    def findings(self, runs: Sequence[str], target: tuple[str, str], metric: str, baseline: str | None) -> Findings:
+        """What the report says of one data set and class, without the case rows that it was found in: those are large.
+
+        Raises as :func:`calf.report.findings.find_in`.
+        """
+
+        def made() -> Findings:
+            return _without_cases(find_in(self.library.gathered(runs), baseline, metric, target))
+
+        found: Findings = self.kept(("findings", target, metric, baseline), runs, made)
+        return found
 
     def rows(self, table: Table, metric: str) -> pd.DataFrame:
         """The rows of cases.csv of this table and metric, under the names that their runs have in it."""
@@ -191,6 +201,7 @@ class Analyses:
         row_of = {id: row for row, ids in rows.items() for id in ids}
         fold_of = {run.id: f"{run.fold}/" if run.protocol != PER_CASE else "" for run in finished}
         of = cases["run"].map(row_of)
+        assert not of.isna().any(), "a run has rows and no place in the table"
         cases = cases.assign(model=of.str[0], loss=of.str[1], unit=cases["run"].map(fold_of) + cases["case"].astype(str))
         return Table(finished[0].protocol, dataset, name, cases, rows, tuple(told))
 
@@ -202,12 +213,6 @@ class Intervals:
     rows: pd.DataFrame
 
 
-@lru_cache(8)
-def analyses_of(library: Library) -> Analyses:
-    """One for all pages of a library, so that what one browser asked for is there for the next."""
-    return Analyses(library)
-
-
 def members(library: Library, finished: Sequence[Run]) -> tuple[dict[Row, tuple[str, ...]], list[str]]:
     """For each model and loss the ids of its runs, sorted by names, and what is to be said of the names."""
     names = ("folder", "state", "dataset", "model", "loss", "seed", "fold", "protocol")
@@ -215,17 +220,18 @@ def members(library: Library, finished: Sequence[Run]) -> tuple[dict[Row, tuple[
     settings = {run.place: library.settings(run.id) for run in finished}
     nothing = pd.DataFrame({"loss": []}, index=pd.Index([], name="folder"))
     named, told = separate(Gathered(library.folder, pd.DataFrame(lines, columns=list(names)), nothing, settings))
+    ids = {run.place: run.id for run in finished}  # a place that is no UTF-8 is not the one that the id was made of
     rows: dict[Row, list[str]] = {}
     for run in named.runs.sort_values(["model", "loss", "seed", "fold"], kind="stable").to_dict("records"):
-        rows.setdefault((str(run["model"]), str(run["loss"])), []).append(run_id(run["folder"]))
-    return {row: tuple(ids) for row, ids in rows.items()}, told
+        rows.setdefault((str(run["model"]), str(run["loss"])), []).append(ids[run["folder"]])
+    return {row: tuple(own) for row, own in rows.items()}, told
 
 
 def pair(table: Table, first: Sequence[str], second: Sequence[str], metric: str) -> Pair:
-    """Two sets of runs in the cases where both have a value; ``num_cases``: all that either of them tested."""
+    """Two sets of runs in the units where both have a value; ``num_units``: all that either of them tested."""
     one, two = table.values(first, metric), table.values(second, metric)
     common = one.index.intersection(two.index)
-    either = table.cases[table.cases["run"].isin([*first, *second])]["case_id"].nunique()
+    either = table.cases[table.cases["run"].isin([*first, *second])]["unit"].nunique()
     return Pair(one[common], two[common], int(either))
 
 
@@ -264,7 +270,23 @@ def protocols(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return sorted(finished, key=lambda place: (-finished[place], place))
 
 
+def _without_cases(found: Findings) -> Findings:
+    def emptied(block: Block) -> Block:
+        brats = block.brats and replace(block.brats, cases=_no_rows(block.brats.cases))
+        return replace(block, cases=_no_rows(block.cases), brats=brats)
+
+    gathered = replace(found.gathered, cases=_no_rows(found.gathered.cases))
+    return replace(found, gathered=gathered, blocks=tuple(map(emptied, found.blocks)))
+
+
+def _no_rows(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(columns=list(table.columns))  # a slice of it would keep all of it
+
+
 def _bytes(value: Any) -> int:
+    """Of the tables in it, about."""
     if isinstance(value, pd.DataFrame):
         return int(value.memory_usage(deep=False).sum()) * 2
-    return 0
+    if isinstance(value, tuple):
+        return sum(map(_bytes, value))
+    return sum(map(_bytes, vars(value).values())) if is_dataclass(value) else 0

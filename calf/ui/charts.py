@@ -1,7 +1,7 @@
 """Options of ECharts for what the pages draw: data in, a dictionary out; no browser and no function in JavaScript.
 
 Charts are drawn as SVG, and what is in ``INK`` has the colour of the page's text, in light and in dark. A point that can be
-clicked carries ``case``, the id of its case.
+clicked carries ``unit``, the name of its case (:class:`calf.ui.analyses.Table`).
 """
 
 from __future__ import annotations
@@ -62,20 +62,19 @@ def axis(name: str, **more: Any) -> Option:
     }
 
 
-def distribution(points: Mapping[str, pd.Series], intervals: pd.DataFrame, metric: str, names: Mapping[str, str]) -> Option:
+def distribution(points: Mapping[str, pd.Series], intervals: pd.DataFrame, metric: str) -> Option:
     """Every case of every row as a point, with the row's mean and 95 % interval.
 
     Args:
-        points: by title of a row, in order, the values by case id.
+        points: by title of a row, in order, the values by unit.
         intervals: ``mean``, ``low`` and ``high``, one line a title, in the same order.
-        names: of the cases.
     """
     shown = heading(metric)
     cases, means, bars = [], [], []
     for place, (title, values) in enumerate(points.items()):
-        for offset, (id, value) in zip(_offsets(len(values)), values.items(), strict=True):
-            text = f"{names[str(id)]}, {title}: {shown} {exact(value)}"
-            cases.append({"name": text, "value": [float(value), place + float(offset)], "case": str(id), "row": place})
+        for offset, (unit, value) in zip(_offsets(len(values)), values.items(), strict=True):
+            text = f"{unit}, {title}: {shown} {exact(value)}"
+            cases.append({"name": text, "value": [float(value), place + float(offset)], "unit": str(unit), "row": place})
         mean, low, high = (float(intervals[part].to_dict()[title]) for part in ("mean", "low", "high"))
         if np.isnan(mean):
             continue
@@ -119,23 +118,21 @@ def distribution(points: Mapping[str, pd.Series], intervals: pd.DataFrame, metri
         "position": "left",
         "axisTick": {"show": False},
         "splitLine": {"show": False},
-        "axisLabel": {"color": INK, "interval": 0, "width": 170, "overflow": "truncate"},
+        "axisLabel": {"color": INK, "interval": 0, "width": 170, "overflow": "break"},
     }
     return chart(series, axis(shown), [places, titles])
 
 
-def paired(
-    first: pd.Series, second: pd.Series, titles: tuple[str, str], metric: str, names: Mapping[str, str], bounded: bool
-) -> Option:
+def paired(first: pd.Series, second: pd.Series, titles: tuple[str, str], metric: str, bounded: bool) -> Option:
     """A point a case, over the line where both are equal; both axes are the same, and end at 0 and 1
     where the metric does (``bounded``)."""
     data = [
         {
-            "name": f"{names[str(id)]}: {titles[0]} {exact(one)}, {titles[1]} {exact(two)}",
+            "name": f"{unit}: {titles[0]} {exact(one)}, {titles[1]} {exact(two)}",
             "value": [float(one), float(two)],
-            "case": str(id),
+            "unit": str(unit),
         }
-        for (id, one), two in zip(first.items(), second, strict=True)
+        for (unit, one), two in zip(first.items(), second, strict=True)
     ]
     ends = _ends([*first, *second], bounded)
     equal = {
@@ -159,22 +156,22 @@ def paired(
     return chart([cases, equal], x, {**y, "nameGap": 40})
 
 
-def by_size(of: Mapping[str, pd.DataFrame], metric: str, names: Mapping[str, str]) -> Option:
+def by_size(of: Mapping[str, pd.DataFrame], metric: str) -> Option:
     """A point a case: reference volume in mL, on a logarithmic scale where they differ much, against a metric;
     a colour and shape a title.
 
-    ``of``: by title a table by case id with ``volume_ml`` (above 0) and ``value``.
+    ``of``: by title a table by unit with ``volume_ml`` (above 0) and ``value``.
     """
     series = []
     for place, (title, table) in enumerate(of.items()):
         data = [
             {
-                "name": f"{names[str(id)]}, {title}: {volume:.4g} mL, {heading(metric)} {exact(value)}",
+                "name": f"{unit}, {title}: {volume:.4g} mL, {heading(metric)} {exact(value)}",
                 "value": [float(volume), float(value)],
-                "case": str(id),
+                "unit": str(unit),
                 "row": place,
             }
-            for id, volume, value in table[["volume_ml", "value"]].itertuples()
+            for unit, volume, value in table[["volume_ml", "value"]].itertuples()
         ]
         series.append(
             {
@@ -253,7 +250,7 @@ def bars(values: Mapping[str, Mapping[str, float]], colours: Sequence[str], name
         "inverse": True,
         "axisTick": {"show": False},
         "splitLine": {"show": False},
-        "axisLabel": {"color": INK, "interval": 0, "width": 170, "overflow": "truncate"},
+        "axisLabel": {"color": INK, "interval": 0, "width": 170, "overflow": "break"},
     }
     return chart(series, axis(name, scale=False), places, legend=len(values) > 1)
 

@@ -34,6 +34,7 @@ class CaseFiles:
         onto: the modality whose grid the preparation brought all images to, if it did and the case has it.
         meanings: what the values of the mask may be.
         plane: the one that slices were taken in.
+        annotated: the axial slices of the mask that somebody annotated; None: all, or an older run did not write it.
     """
 
     images: dict[str, Image]
@@ -41,6 +42,7 @@ class CaseFiles:
     onto: str | None
     meanings: dict[int, str]
     plane: str
+    annotated: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, data: dict[str, Any], case: str) -> CaseFiles:
@@ -61,6 +63,9 @@ class CaseFiles:
         plane = prepared.get("plane") or PLANES[0]
         if plane not in PLANES:
             raise ValueError(f"its data.json does not say the plane of its slices: expected {', '.join(PLANES)}")
+        annotated = entry.get("annotated_slices")
+        if annotated is not None and not all(type(place) is int and place >= 0 for place in annotated):
+            raise ValueError("its data.json does not say which slices of this case were annotated")
         mask = entry["reference"] or entry["mask"]
         onto = prepared.get("onto")
         return cls(
@@ -69,6 +74,7 @@ class CaseFiles:
             onto if onto in images else None,
             {int(value): str(meaning) for value, meaning in labels.items()},
             plane,
+            None if annotated is None else tuple(annotated),
         )
 
     @property

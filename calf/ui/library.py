@@ -23,7 +23,7 @@ import pandas as pd
 from calf.metrics.protocol import CASE_COLUMNS
 from calf.report import results
 from calf.report.reading import DATA_BYTES, UNREADABLE, read_json
-from calf.report.results import ALIVE, DAMAGED, RUN_COLUMNS, Gathered
+from calf.report.results import DAMAGED, RUN_COLUMNS, UNDER_WAY, Gathered
 from calf.ui.cache import Cache
 from calf.ui.runs import Entry, Run, case_id, encodable, labelled, read_entry, run_id, sentence, signature_of
 
@@ -63,7 +63,7 @@ class Library:
                 known = self._entries.get(run_id(place))
                 signature = signature_of(folder)
                 # a process may die without a word
-                if known is None or known.signature != signature or known.run.state in ALIVE:
+                if known is None or known.signature != signature or known.run.state in UNDER_WAY:
                     known = read_entry(folder, place, signature, known)
                 found[known.run.id] = known
             found = labelled(found)

@@ -1,7 +1,8 @@
 """Numbers of slices of an open case: areas and Dice of each, where runs disagree, and how scores move with the threshold.
 
 What is said of a whole case comes from cases.csv (:meth:`calf.ui.volumes.OpenCase.row`) and is not computed here. Everything is
-kept in the cache of the case, so that asking again costs nothing. Formulas are those of :mod:`calf.metrics.scores`.
+kept in the cache of the case, so that asking again costs nothing. Formulas are those of :mod:`calf.metrics.scores`. What is set
+against the truth is counted in the slices that a run was scored in (:meth:`calf.ui.volumes.OpenCase.annotated`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Profile:
     Attributes:
         truth_mm2: area of the truth; None where there is no truth.
         areas_mm2: of each run that can be shown the area of its prediction.
-        dice: of each such run the Dice of the slice, NaN where truth and prediction are both empty; empty without a truth.
+        dice: of each such run the Dice of the slice's voxels that were scored; NaN where none was, where it is not known which
+            were, and where truth and prediction are both empty; no run is in it without a truth.
         disagreement: share of the slice's pixels in which these runs do not all say the same; 0 for fewer than two runs.
         problems: of each other run why it cannot be shown.
     """
@@ -75,36 +77,46 @@ def profile(case: OpenCase, name: str, runs: Sequence[str], plane: str, threshol
     except Unreadable:
         truth = None
     pixel_mm2 = np.float64(math.prod(step for other, step in enumerate(case.spacing_mm) if other != axis))
-    areas = {run: _areas(case, region, axis) * pixel_mm2 for run, region in predictions.items()}
+    whole = np.ones(case.shape[2], bool)
+    areas = {run: _areas(case, region, axis, whole) * pixel_mm2 for run, region in predictions.items()}
     if truth is None:
         return Profile(None, areas, {}, _disagreement(case, list(predictions.values()), axis), problems)
-    dice = {run: _dice(case, truth, region, axis) for run, region in predictions.items()}
-    truth_mm2 = _areas(case, truth, axis) * pixel_mm2
+    dice = {run: _dice(case, run, truth, region, axis) for run, region in predictions.items()}
+    truth_mm2 = _areas(case, truth, axis, whole) * pixel_mm2
     return Profile(truth_mm2, areas, dice, _disagreement(case, list(predictions.values()), axis), problems)
 
 
 def sweep(case: OpenCase, run: str, name: str) -> Sweep:
     """How Dice, sensitivity and precision of a case move with the threshold, exactly at every step of the probabilities.
 
-    Raises:
-        Unknown: no run has this name.
-        Unreadable: there are no probabilities, or no truth.
+    Raises as :func:`levels`.
     """
-    truth, steps = case.truth(name), case.probability(run, name)
-
-    def computed() -> NDArray[np.int64]:
-        # what lies outside of both boxes is 0 and below every threshold
-        inside = steps.within(truth.box)[truth.within(truth.box)]
-        return np.stack([np.bincount(steps.values.ravel(), minlength=256), np.bincount(inside, minlength=256)])
-
-    key = "sweep", truth.key, case.prediction(run, name, 128).key
-    everywhere, in_truth = case.cached(key, computed, lambda counts: int(counts.nbytes))
+    everywhere, in_truth = levels(case, run, name)
     at_least = np.cumsum([everywhere[::-1], in_truth[::-1]], axis=1)[:, ::-1][:, 1:]
-    tp, fp, fn = at_least[1], at_least[0] - at_least[1], truth.count() - at_least[1]
-    counts = np.stack([tp, fp, fn, np.prod(case.shape) - tp - fp - fn], axis=-1)
+    tp, fp, fn = at_least[1], at_least[0] - at_least[1], in_truth.sum() - at_least[1]
+    counts = np.stack([tp, fp, fn, everywhere.sum() - tp - fp - fn], axis=-1)
     values = scores.case_scores(counts)[0]
     dice, sensitivity, precision = (values[:, scores.METRICS.index(name)] for name in ("dice", "sensitivity", "precision"))
     return Sweep(np.arange(1, 256), dice, sensitivity, precision, 128 if _same(case, run, name) else None)
+
+
+def levels(case: OpenCase, run: str, name: str) -> NDArray[np.int64]:
+    """(2, 256): how many voxels have each step of the probability, and how many of these are foreground in the truth.
+
+    Raises:
+        Unknown: no run has this name.
+        Unreadable: the probabilities were not kept, there is no truth, or it is not known which slices were annotated.
+    """
+    truth, steps, scored = case.truth(name), case.probability(run, name), case.annotated(run)
+
+    def computed() -> NDArray[np.int64]:
+        count = np.bincount(steps.values[:, :, scored[steps.box[2]]].ravel(), minlength=256)
+        count[0] += math.prod(steps.shape[:2]) * np.count_nonzero(scored) - count.sum()  # what was cropped away is 0
+        inside = steps.within(truth.box)[truth.within(truth.box) & scored[truth.box[2]]]
+        return np.stack([count, np.bincount(inside, minlength=256)])
+
+    key = "levels", truth.key, case.prediction(run, name, 128).key, scored.tobytes()
+    return case.cached(key, computed, _size)
 
 
 def _same(case: OpenCase, run: str, name: str) -> bool:
@@ -116,18 +128,28 @@ def _same(case: OpenCase, run: str, name: str) -> bool:
     return bool((saved.within(box) == swept.within(box)).all())
 
 
-def _areas(case: OpenCase, region: Region, axis: int) -> NDArray[np.int64]:
-    return case.cached(("areas", region.key, axis), lambda: _along(region.within(region.box), region, axis), _size)
+def _areas(case: OpenCase, region: Region, axis: int, slices: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """In voxels, of what lies in these axial slices."""
+
+    def computed() -> NDArray[np.int64]:
+        return _along(region.within(region.box) & slices[region.box[2]], region, axis)
+
+    return case.cached(("areas", region.key, axis, slices.tobytes()), computed, _size)
 
 
-def _dice(case: OpenCase, truth: Region, prediction: Region, axis: int) -> Floats:
+def _dice(case: OpenCase, run: str, truth: Region, prediction: Region, axis: int) -> Floats:
+    try:
+        scored = case.annotated(run)
+    except Unreadable:
+        return np.full(case.shape[axis], np.nan)
+
     def computed() -> NDArray[np.int64]:
         # beyond the truth nothing is found
         both = truth.within(truth.box) & prediction.within(truth.box)
-        return _along(both, truth, axis)
+        return _along(both & scored[truth.box[2]], truth, axis)
 
-    tp = case.cached(("found", truth.key, prediction.key, axis), computed, _size)
-    predicted, real = _areas(case, prediction, axis), _areas(case, truth, axis)
+    tp = case.cached(("found", truth.key, prediction.key, axis, scored.tobytes()), computed, _size)
+    predicted, real = _areas(case, prediction, axis, scored), _areas(case, truth, axis, scored)
     return scores.dice(np.stack([tp, predicted - tp, real - tp, np.zeros_like(tp)], axis=-1))
 
 

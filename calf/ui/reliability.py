@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from calf.report.volumes import Unreadable
 from calf.ui.library import Unknown
-from calf.ui.measures import Sweep, sweep
-from calf.ui.volumes import Cases, OpenCase
+from calf.ui.measures import Sweep, levels, sweep
+from calf.ui.volumes import Cases
 
 NUM_BINS = 20  # that of calf.metrics.calibration
 Floats = NDArray[np.float64]
@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Reliability:
-    """Bins of equal width of the predicted probability, over all voxels of ``num_cases`` cases together.
+    """Bins of equal width of the predicted probability, over all voxels of ``num_cases`` cases together that were scored.
 
     Attributes:
         voxels: in each bin.
@@ -63,24 +63,6 @@ def reliability(cases: Cases, run: str, ids: Sequence[str], name: str, num_bins:
         if warning := case.warning(run, name):
             remarks[warning] = None
     return _binned(count, positive, num_bins, num_cases, tuple(problems), tuple(remarks))
-
-
-def levels(case: OpenCase, run: str, name: str) -> NDArray[np.int64]:
-    """(2, 256): how many voxels have each step of the probability, and how many of these are foreground in the truth.
-
-    Raises:
-        Unreadable: the probabilities were not kept, or there is no truth.
-    """
-    truth, steps = case.truth(name), case.probability(run, name)
-
-    def computed() -> NDArray[np.int64]:
-        inside = steps.within(truth.box)[truth.within(truth.box)]
-        count = np.bincount(steps.values.ravel(), minlength=256)
-        count[0] += np.prod(steps.shape) - steps.values.size  # what was cropped away is 0
-        return np.stack([count, np.bincount(inside, minlength=256)])
-
-    key = "levels", truth.key, case.prediction(run, name, 128).key
-    return case.cached(key, computed, lambda kept: int(kept.nbytes))
 
 
 def mean_sweep(cases: Cases, run: str, ids: Sequence[str], name: str) -> tuple[Sweep, int]:

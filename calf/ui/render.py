@@ -26,7 +26,6 @@ from calf.ui.library import Unknown
 from calf.ui.volumes import OpenCase
 
 Rgb = NDArray[np.uint8]
-Grey = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 OVERLAYS = ("none", "contour", "fill", "errors", "probability")
@@ -35,6 +34,7 @@ PREDICTION = FP
 #: Of several target names at once, in their order; the rest start again.
 NAME_COLOURS = (TRUTH, FP, FN, TP, (204, 121, 167), (230, 159, 0), (0, 114, 178), (255, 255, 255))
 MOST_PANELS = 24
+MOST_RUNS = MOST_PANELS - 2  # beside the truth and the image
 LARGEST = 1536  # pixels of a panel's longer side
 WEBP_LARGEST = 16383
 LEAST_SHOWN = 5  # steps of 1/255 of a probability, below which the image is left as it is

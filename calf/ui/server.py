@@ -30,6 +30,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from calf.report.volumes import AXES, Unreadable
+from calf.ui.addresses import split_ids
+from calf.ui.analyses import Analyses
 from calf.ui.library import Library, Unknown
 from calf.ui.measures import profile, sweep
 from calf.ui.render import LETTERS, View, encoded, panel_size, sprite
@@ -49,10 +51,11 @@ class Explorer:
     library: Library
     cases: Cases
     trials: Trials
+    analyses: Analyses
 
     @classmethod
     def of(cls, library: Library, limit_bytes: int = LIMIT_BYTES, upload_bytes: int = UPLOAD_BYTES) -> Explorer:
-        return cls(library, Cases(library, limit_bytes), Trials(library, upload_bytes))
+        return cls(library, Cases(library, limit_bytes), Trials(library, upload_bytes), Analyses(library))
 
 
 def create_server(explorer: Explorer, routers: Sequence[APIRouter] = ()) -> FastAPI:
@@ -148,7 +151,7 @@ def _routes(explorer: Explorer) -> APIRouter:
 
     @router.get("/cases")
     def cases(runs: Ids) -> Response:
-        return JSONResponse({"rows": plain(explorer.library.cases(_split(runs)).to_dict("records"))})
+        return JSONResponse({"rows": plain(explorer.library.cases(split_ids(runs)).to_dict("records"))})
 
     return router
 
@@ -159,11 +162,11 @@ def case_routes(cases: Callable[[Request], Cases]) -> APIRouter:
 
     @router.get("/cases/{case}")
     def one(request: Request, case: str, runs: Ids) -> Response:
-        return JSONResponse(plain(scene(cases(request).open(case, _split(runs)))))
+        return JSONResponse(plain(scene(cases(request).open(case, split_ids(runs)))))
 
     @router.get("/cases/{case}/image")
     def image(request: Request, case: str, runs: Ids, modality: str) -> Response:
-        scan = cases(request).open(case, _split(runs)).scan(modality)
+        scan = cases(request).open(case, split_ids(runs)).scan(modality)
         return JSONResponse(plain({"range": scan.range, "window": scan.window}))
 
     @router.get("/cases/{case}/slice")
@@ -183,11 +186,11 @@ def case_routes(cases: Callable[[Request], Cases]) -> APIRouter:
         threshold: Annotated[int | None, Query(ge=1, le=255)] = None,
         side: Annotated[int | None, Query(ge=16, le=1536)] = None,
     ) -> Response:
-        opened = cases(request).open(case, _split(runs))
+        opened = cases(request).open(case, split_ids(runs))
         window = None if low is None or high is None else _window(low, high)
         chosen = tuple(name for name in names.split(",") if name)
         view = View(index, chosen, plane, modality or None, overlay, outline, window, threshold, side)
-        content, media_type = encoded(sprite(opened, _split(panels), view))
+        content, media_type = encoded(sprite(opened, split_ids(panels), view))
         return Response(content, media_type=media_type)
 
     @router.get("/cases/{case}/profile")
@@ -199,7 +202,7 @@ def case_routes(cases: Callable[[Request], Cases]) -> APIRouter:
         plane: str = "axial",
         threshold: Annotated[int | None, Query(ge=1, le=255)] = None,
     ) -> Response:
-        opened = cases(request).open(case, _split(runs))
+        opened = cases(request).open(case, split_ids(runs))
         if plane not in AXES:
             raise Unknown(f"a plane is one of {', '.join(AXES)}")
         return JSONResponse(plain(asdict(profile(opened, name, list(opened.runs), plane, threshold))))
@@ -219,10 +222,6 @@ def _no_route() -> APIRouter:
         raise Unknown("there is nothing at this address")
 
     return router
-
-
-def _split(ids: str) -> list[str]:
-    return [id for id in ids.split(",") if id]
 
 
 def _window(low: float, high: float) -> tuple[float, float]:

@@ -23,12 +23,11 @@ from calf.ui.library import Library, Unknown
 from calf.ui.networks import Network, network_of, networks
 from calf.ui.own_case import OwnCase, check_truth
 from calf.ui.predictions import DEVICES, Prediction, Queue
-from calf.ui.render import MOST_PANELS
+from calf.ui.render import MOST_RUNS
 from calf.ui.uploads import LIMIT_BYTES, PrivateFolder, TooLarge, Upload, check, receive, remove_abandoned, shown_name
 
 log = logging.getLogger(__name__)
 
-MOST_NETWORKS = MOST_PANELS - 2  # beside the truth and the image
 MOST_PAGES = 8  # that hold files at once
 
 
@@ -181,8 +180,8 @@ class Trial:
         if device not in DEVICES:
             raise Unknown(f"a device is one of {', '.join(DEVICES)}")
         chosen = [network_of(self._trials.library, run) for run in dict.fromkeys(runs)]
-        if not 0 < len(chosen) <= MOST_NETWORKS:
-            raise Unreadable(f"expected 1 to {MOST_NETWORKS} networks, got {len(chosen)}")
+        if not 0 < len(chosen) <= MOST_RUNS:
+            raise Unreadable(f"expected 1 to {MOST_RUNS} networks, got {len(chosen)}")
         if len({frozenset(network.modalities) for network in chosen}) > 1:
             raise Unreadable("these networks need different modalities: choose those that need the same")
         with self._lock:

@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from calf.data.grid import Grid, same_grid
 from calf.data.volumes import VolumeError, read_header
@@ -99,11 +100,11 @@ class OpenCase:
         self._cases = cases
         self._targets: dict[str, dict[str, Any]] = {}
         self.problems: dict[str, str] = {}
-        found = []
+        found: dict[str, CaseFiles] = {}
         for run in runs:
             try:
                 data = cases.library.data(run.id)
-                found.append(CaseFiles.of(data, case))
+                found[run.id] = CaseFiles.of(data, case)
                 self._targets[run.id] = data["target"]
             except ValueError as reason:
                 self.problems[run.id] = str(reason)
@@ -111,7 +112,8 @@ class OpenCase:
                 self.problems[run.id] = "its data.json does not say where this case lies"
         if not found:
             raise Unreadable("; ".join(dict.fromkeys(self.problems.values())))
-        self.files = next((files for files in found if files.mask and exists(files.mask)), found[0])
+        self._annotated = {run: files.annotated for run, files in found.items()}
+        self.files = next((own for own in found.values() if own.mask and exists(own.mask)), next(iter(found.values())))
 
     @property
     def names(self) -> list[str]:
@@ -210,6 +212,23 @@ class OpenCase:
         folder = self.runs[run].folder / "probabilities"
         return bool(names) and all(inside(folder, f"{self.case}-{name}.nii.gz") for name in names)
 
+    def annotated(self, run: str) -> NDArray[np.bool_]:
+        """Bool (Z,): the axial slices that were scored in this run, all but those that nobody annotated.
+
+        Raises:
+            Unreadable: only some were, and the run does not say which.
+        """
+        if run in self.problems:
+            raise Unreadable(self.problems[run])
+        slices = self._annotated[run]
+        if slices is None:
+            if self._partly_labelled(run):
+                raise Unreadable("only some of its slices were annotated, and its data.json, of an older run, does not say which")
+            return np.ones(self.shape[2], bool)
+        if max(slices, default=0) >= self.shape[2]:
+            raise Unreadable(f"its data.json says that slice {max(slices)} was annotated: the case has {self.shape[2]}")
+        return np.isin(np.arange(self.shape[2]), slices)
+
     def row(self, run: str, name: str) -> dict[str, Any] | None:
         """The row of this case and name in :meth:`calf.ui.library.Library.table`; None where it was not scored."""
         try:
@@ -226,9 +245,8 @@ class OpenCase:
             return "cases.csv has no row of it"
         if (scored_on := self.runs[run].scored_on) not in (None, ORIGINAL_GRID):
             return f"the numbers of cases.csv are of {scored_on}, not of the masks shown"
-        rows = self._cases.library.case_rows(run)
-        if ((rows["case"] == self.case) & (rows["status"] == PARTLY_LABELLED)).any():
-            return "the numbers of cases.csv are of the annotated slices alone"
+        if self._annotated.get(run) is not None or self._partly_labelled(run):
+            return "only the annotated slices are scored"
         odd = []
         for what, read, scored in (
             ("truth", self.truth, row["reference_volume_mm3"]),
@@ -275,6 +293,14 @@ class OpenCase:
         """Of all files that are read for the case."""
         folders = [run.folder.resolve() for run in self.runs.values()]
         return [*self.files.paths, *(folder / name for folder in folders for name in ("predictions", "probabilities"))]
+
+    def _partly_labelled(self, run: str) -> bool:
+        """Whether its case rows say so."""
+        try:
+            rows = self._cases.library.case_rows(run)
+        except ValueError:
+            return False
+        return bool(((rows["case"] == self.case) & (rows["status"] == PARTLY_LABELLED)).any())
 
     def _truth(self) -> tuple[Cropped, Grid]:
         return self.cached(("labels", self.files.mask_key), self.files.read_truth, _size)

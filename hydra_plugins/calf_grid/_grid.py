@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,8 +76,9 @@ class Grid:
             num_cpus=part.cpus, num_gpus=part.gpus, memory=part.memory_bytes, max_retries=0
         )
         for job in waiting:
-            # of an earlier attempt; from here on a status means that the job has started
-            (job.folder / "status.json").unlink(missing_ok=True)
+            job.plan.announce()
+            # in the place of what an earlier attempt has left
+            _worker.write_status(job.folder, state="waiting", pid=os.getpid(), host=socket.gethostname())
         queue = list(waiting)
         at_once = self.options.jobs_at_once or len(waiting)
         skipped = sum(job.state == "skipped" for job in self.jobs)
@@ -155,6 +157,7 @@ class Grid:
                 _worker.write_status(job.folder, **_worker.read_status(job.folder) | {"state": "stopped"})
             elif job.state == "waiting":
                 job.state = "not started"
+                (job.folder / "status.json").unlink(missing_ok=True)
 
 
 @contextmanager

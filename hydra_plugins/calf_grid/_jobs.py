@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from hydra._internal.utils import get_args_parser
+from hydra._internal.utils import get_args_parser  # Hydra tells nobody else which --config-* flags its caller gave
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -31,8 +31,9 @@ class Plan(Protocol):
     """What the planner says of a job's configuration.
 
     `folder` is a Path or has one as `path`. `value` is the primary metric of a finished run, for the table; where there is an
-    `objective`, that is what a sweeper is told instead. `names` tells the job from
-    others in displays (data set, model, loss) and gives the run folder its parents: ``<grid>/<name>/.../<folder>``.
+    `objective`, that is what a sweeper is told instead. `announce()` leaves in the folder of a run that waits what it is, for
+    whoever reads the grid's folder. `names` tells the job from others in displays (data set, model, loss) and gives the run
+    folder its parents: ``<grid>/<name>/.../<folder>``.
     """
 
     folder: Any
@@ -41,6 +42,8 @@ class Plan(Protocol):
     names: dict[str, str]
     seed: int | None
     fold: int | None
+
+    def announce(self) -> None: ...
 
 
 @dataclass
@@ -107,7 +110,7 @@ class Job:
         self.progress = read_status(self.folder)
         if self.progress.get("epochs") and self.first_fraction is None:
             self.first_fraction = self.fraction
-        if self.state != "waiting" or not self.progress:
+        if self.state != "waiting" or self.progress.get("state", "waiting") == "waiting":
             return False
         self.state, self.started = "running", time.monotonic()
         return True

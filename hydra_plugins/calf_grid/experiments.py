@@ -1,7 +1,8 @@
 """``+experiments/<question>=run`` finds ``experiments/<question>/run.yaml`` beside the package ``hydra_plugins``.
 
 The repository root cannot simply be a search path of Hydra: ``--help`` lists the groups of a search path, and would walk through
-every run, every environment and every data folder below it. So a source of its own shows ``experiments`` and nothing else.
+every run, every environment and every data folder below it. So a source of its own shows ``experiments`` and nothing else; it
+derives from Hydra's for files, which no public module has, though plugins for sources are a public interface.
 """
 
 from pathlib import Path

@@ -43,6 +43,19 @@ def test_a_voxel_keeps_its_place_in_the_world_and_the_way_back_is_exact(tmp_path
     np.testing.assert_array_equal(to_original(volume.data, volume.original_affine), array)
 
 
+@pytest.mark.parametrize("orientation", ["RAS", "PIR"])
+def test_axes_that_are_not_perpendicular_are_refused(tmp_path: Path, orientation: str) -> None:
+    # a gantry tilted by 27 degrees: the voxels have 6 mm3, the product of the spacings is 6.7
+    affine = affine_of(orientation)
+    slice_axis = orientation.index("S") if "S" in orientation else orientation.index("I")
+    affine[1, slice_axis] += 1.5
+    path = save(tmp_path / "tilted.nii.gz", np.zeros(SHAPE, np.float32), affine)
+    with pytest.raises(VolumeError, match=r"tilted.nii.gz: expected perpendicular axes, got two at 6\d.\d degrees"):
+        read_header(path)
+    affine[1, slice_axis] -= 1.49  # of 3 mm, which moves volumes by 6e-6
+    assert read_header(save(path, np.zeros(SHAPE, np.float32), affine)).spacing_mm == pytest.approx((1, 2, 3), rel=1e-4)
+
+
 def test_a_prediction_lies_on_its_image_again(tmp_path: Path) -> None:
     path = save(tmp_path / "image.nii.gz", np.arange(60, dtype=np.int16).reshape(SHAPE), affine_of("PIR"))
     volume = read_volume(path)

@@ -29,6 +29,10 @@ class TinyPlan:
     seed: int
     fold: int | None = None
 
+    def announce(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.yaml").write_text("names: " + json.dumps(self.names))
+
 
 def plan(cfg: DictConfig) -> TinyPlan:
     if cfg.loss.name == "refused":

@@ -16,10 +16,13 @@ from typing import Any
 
 import pytest
 
+from calf.report.results import read_status
+
 HERE = Path(__file__).absolute().parent
 ROOT = HERE.parents[1]
 MACHINE = {"CPU": 4, "GPU": 2}
 DEADLINE_SECONDS = 60
+ENDLESS = ("-m", "loss=endless,good", "hydra.launcher.grace_seconds=0.5", "hydra.launcher.jobs_at_once=1")
 
 
 @dataclass
@@ -184,7 +187,7 @@ class Endless:
         fifo = runs / "fifo"
         os.mkfifo(fifo)
         self.reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-        command = [sys.executable, str(HERE / "app.py"), "-m", "loss=endless", "hydra.launcher.grace_seconds=0.5"]
+        command = [sys.executable, str(HERE / "app.py"), *ENDLESS]
         env = environment(runs, TINY_FIFO=str(fifo))
         with (runs / "output.txt").open("w") as output:
             self.launcher = subprocess.Popen(
@@ -197,6 +200,12 @@ class Endless:
                 # a shell that runs the tests in the background has them ignore it, and so would the launcher
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
+
+    @property
+    def waiting(self) -> Path:
+        """The folder of the job that waits for the endless one to end."""
+        (config,) = self.runs.rglob("good/*/config.yaml")
+        return config.parent
 
     def read(self) -> bytes:
         """What comes next from the FIFO; empty when everybody who held it is dead."""
@@ -228,16 +237,20 @@ def test_a_stopped_grid_ends_its_jobs_and_says_how_to_go_on(endless: list[Endles
     assert grid.launcher.wait(DEADLINE_SECONDS) == 128 + signal.SIGINT
     output = (grid.runs / "output.txt").read_text()
     assert "stopped" in output
-    assert output.rstrip().endswith("app.py -m loss=endless hydra.launcher.grace_seconds=0.5")
+    assert output.rstrip().endswith(f"app.py {' '.join(ENDLESS)}")
     (status,) = grid.runs.rglob("status.json")
     assert json.loads(status.read_text())["state"] == "stopped"
+    assert read_status(grid.waiting) == {"state": "unfinished", "error": "stopped before it began"}
 
 
 def test_a_killed_launcher_leaves_no_job_behind(endless: list[Endless]) -> None:
     grid = endless[1]
     assert grid.read() == b"started\n"
+    assert read_status(grid.waiting)["state"] == "waiting"
     grid.launcher.kill()
     assert grid.read() == b""
+    grid.launcher.wait()
+    assert read_status(grid.waiting)["error"] == "stopped before it began"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is None, reason="needs the extra optuna")

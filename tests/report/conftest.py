@@ -25,13 +25,15 @@ COUNTS = np.array(
 Make = Callable[..., Path]
 
 
-def case_rows(names: dict[str, str], seed: int, fold: int | None, protocol: str, tp: int, first: int, last: int) -> pd.DataFrame:
+def case_rows(
+    names: dict[str, str], seed: int, fold: int | None, split: str, protocol: str, tp: int, first: int, last: int
+) -> pd.DataFrame:
     """Rows of cases ``first`` to ``last``, whose first case has ``tp`` true positive voxels out of 8."""
     counts = COUNTS.copy()
     counts[0] = [tp, 2, 8 - tp, 90]
     kept = slice(2 * first, 2 * last)
     rows = PROTOCOLS[protocol].rows(np.arange(8)[kept], counts[kept, None], SLICES, CASES, ("tumour",))
-    context = names | {"protocol": protocol, "split": "s1", "fold": fold, "seed": seed}
+    context = names | {"protocol": protocol, "split": split, "fold": fold, "seed": seed}
     return rows.assign(**context)[list(CASE_COLUMNS)]
 
 
@@ -62,11 +64,12 @@ def make(tmp_path: Path) -> Make:
         (folder / "status.json").write_text(json.dumps({"state": state, "epoch": 3.0} | error))
         if state != "finished":
             return folder
-        case_rows(names, seed, fold, protocol, tp, *cases).to_csv(folder / "cases.csv", index=False)
+        split = result.get("split_hash", f"s{fold}")
+        case_rows(names, seed, fold, split, protocol, tp, *cases).to_csv(folder / "cases.csv", index=False)
         found = {"status": "finished", "names": names, "seed": seed, "fold": fold, "protocol": protocol}
         found |= {"primary": {"metric": "dice", "value": 0.5}, "seconds": 60.0, "parameters": 1_500_000, "best_epoch": 3}
         found |= {"peak_memory_mb": 100.0, "peak_memory_of": "process", "fingerprint": mark, "commit": "c0ffee", "versions": {}}
-        found |= {"store_key": "k1", "split_hash": f"s{fold}"}
+        found |= {"store_key": "k1", "split_hash": split}
         (folder / "result.json").write_text(json.dumps(found | result))
         return folder
 

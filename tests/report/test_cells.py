@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from calf.report import report
@@ -38,6 +40,16 @@ def test_a_seed_trained_otherwise_is_not_averaged_with_the_others(make, runs):
     make("calf", 0)
     make("calf", 1, settings={"loss": {"gamma": 2}})
     assert list(means(runs)) == ["calf [loss.gamma=2]", "calf [loss.gamma=none]"]
+
+
+def test_a_run_in_vain_is_not_hidden_by_that_of_another_grid(make, runs):
+    both = runs.parent / "both"
+    for grid, state in (("first", "failed"), ("second", "finished")):
+        make("calf", 0, state=state)
+        shutil.move(runs, both / grid)
+    found = find(both)
+    assert not [note for note in found.notes if "earlier attempt" in note]
+    assert found.gathered.incomplete["state"].tolist() == ["failed"]
 
 
 def test_an_optimiser_is_named_by_its_class_alone(make, runs):

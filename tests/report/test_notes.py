@@ -9,7 +9,11 @@ from calf.report import report
 from calf.report.checks import notes
 from calf.report.curves import learning
 from calf.report.findings import find
+from calf.report.latex import latex
 from calf.report.results import gather
+from calf.report.statistics import compare
+from calf.report.tables import markdown
+from calf.report.training import branch_shares
 from tests.report.shown import shown, text_of
 
 
@@ -43,6 +47,42 @@ def test_a_run_that_diverged_is_said_to_have(make, runs):
     assert find(runs).blocks[0].rows == {("unet", "bce"): "", ("unet", "calf"): "1 diverged"}
 
 
+DAMAGED = {
+    "a value more": ("history.csv", "epoch,train/loss\n0,0.5\n1,nan\n2,0.1,7\n", "Expected 2 fields in line 4, saw 3"),
+    "a value more in every row": ("history.csv", "epoch,train/loss\n0,1,0.5\n", "more values than its first line has names"),
+    "text": ("history.csv", "epoch,train/loss\n0,much\n", "expected numbers"),
+    "no epoch": ("history.csv", "epoch,train/loss\n,0.5\n", "expected epoch to be a number from 0 on"),
+    "cut off": ("history.csv", "epoch,train/loss\n0,0.5\n1,0.", "was cut off"),
+    "other columns": ("history.csv", "step,loss\n0,0.5\n", "expected the columns epoch"),
+    "no text": ("history.csv", b"epoch\n\xff\n", "no UTF-8 text"),
+    "branches": ("branches.csv", "batch,branch\n0,ln\n1,ln,2\n", "Expected 2 fields in line 3, saw 3"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "why"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_record_of_training_is_told(make, runs, name, content, why):
+    for loss in ("bce", "calf"):
+        (make(loss, 0) / "history.csv").write_text("epoch,train/loss\n0,0.5\n")
+    path = runs / "phantom" / "unet" / "calf" / "seed-0-0123456789" / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    found = find(runs)
+    (note,) = (note for note in found.notes if name in note)
+    assert note.startswith("phantom/unet/calf/seed-0-0123456789: ")
+    assert why in note
+    assert f"- {note}" in markdown(found)
+    mark = "1 with an unreadable history" if name == "history.csv" else ""
+    assert found.blocks[0].rows == {("unet", "bce"): "", ("unet", "calf"): mark}
+    assert mark in latex(found)
+    assert branch_shares(found.gathered).empty
+
+
+def test_a_run_that_stopped_before_a_record_was_written_is_not_told_as_damaged(make, runs):
+    make("bce", 0)
+    for seed, content in enumerate(("", "epoch,train/loss\n")):
+        (make("calf", seed) / "history.csv").write_text(content)
+    assert not [note for note in find(runs).notes if "history" in note]
+
+
 def test_a_loss_that_finds_nothing_is_named(make, runs):
     make("bce", 0)
     make("calf", 0, cases=(1, 2))
@@ -55,6 +95,52 @@ def test_missing_folds_are_named(make, runs):
         make("calf", 0, fold=fold, cases=(2 * fold, 2 * fold + 2))
     make("bce", 0, fold=0, cases=(0, 2))
     assert notes(gather(runs)) == ["per_case / phantom: unet / bce has no finished run of seed 0 fold 1."]
+
+
+def test_folds_that_nobody_has_begun_are_named(make, runs):
+    split = {"dataset": {"split": {"folds": 5}}}
+    for fold in (0, 1):
+        make("calf", 0, fold=fold, cases=(2 * fold, 2 * fold + 2), settings=split)
+    make("calf", 0, fold=2, state="failed", settings=split)
+    assert notes(gather(runs)) == [
+        "per_case / phantom: unet / calf has no finished run of seed 0 fold 2.",
+        "per_case / phantom: no run has fold 3, 4 of 5 folds; their cases are in no row.",
+    ]
+
+
+def test_a_split_of_very_many_folds_is_no_trap(make, runs):
+    make("calf", 0, fold=0, settings={"dataset": {"split": {"folds": 10**15}}})
+    make("calf", 1, settings={"dataset": {"split": {"folds": 5}}})  # was not run by folds
+    (note,) = (note for note in notes(gather(runs)) if "in no row" in note)
+    assert note.startswith("per_case / phantom: no run has fold 1, 2, 3, 4, 5, ... of 1000000000000000 folds")
+
+
+def test_a_reference_that_is_not_the_same_in_all_runs_is_named(make, runs):
+    make("calf", 0)
+    path = make("bce", 0) / "cases.csv"
+    assert ",16.0," in path.read_text()
+    path.write_text(path.read_text().replace(",16.0,", ",16.01,"))  # of case 001, by rounding
+    assert notes(gather(runs)) == []
+    path.write_text(path.read_text().replace(",16.01,", ",32.0,"))
+    assert notes(gather(runs)) == [
+        "per_case / phantom / tumour: the reference volume of 1 case differs between runs: 001 (16 to 32 mm3)."
+    ]
+
+
+def test_batches_of_different_folds_are_of_different_volumes(make, runs):
+    for fold in (0, 1):
+        make("calf", 0, fold=fold, cases=(2 * fold, 2 * fold + 2), protocol="paper")
+    assert notes(gather(runs)) == []
+
+
+def test_seeds_that_lack_cases_are_counted_in_pairs(make, runs):
+    for loss, cases in (("bce", (0, 4)), ("calf", (0, 1))):
+        make(loss, 0)
+        make(loss, 1, cases=cases)
+    compared = compare(gather(runs).cases, "dice", "bce", num_bootstrap=100)
+    (note,) = compared.loc[compared["loss"] == "calf", "note"]
+    assert "compared in 3 of 4 pairs of case and seed" in note
+    assert "common seeds" not in note  # which are all of them
 
 
 def test_a_grid_that_has_only_failed(make, runs):

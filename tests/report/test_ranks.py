@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
 
-from calf.report.ranks import friedman, kendall_tau, rank_distribution, ranks
+from calf.report.findings import find
+from calf.report.latex import latex
+from calf.report.rankings import stability
+from calf.report.ranks import friedman, friedman_table, kendall_tau, rank_distribution, ranks
+from calf.report.tables import markdown
+from calf.report.units import same_patients
 from tests.report.table import NAN, of, pooled, rows
 
 # ranks
@@ -117,3 +123,169 @@ def test_friedman_over_patients_averages_their_cases():
     assert (test.over, test.dataset, test.num_blocks) == ("patients", "set", 3)
     assert test.mean_ranks["unet", "a"] == pytest.approx((2 + 1 + 1) / 3)  # p0: 0.5 against 0.6
     assert friedman(pooled({"a": [0.1, 0.2], "b": [0.3, 0.4]}), "dice") == []
+
+
+def test_friedman_over_patients_uses_cases_that_all_rows_have():
+    # b lacks the second case of p0, in which a is bad: on the first alone a is better
+    cases = rows({"a": [0.9, 0.1, 0.5], "b": [0.6, NAN, 0.4]}, patients=["p0", "p0", "p1"])
+    (test,) = friedman(cases, "dice")
+    assert test.mean_ranks["unet", "a"] == 1
+
+
+# unequal seeds
+
+
+BAD, GOOD = [0.30, 0.31, 0.32, 0.33], [0.70, 0.71, 0.72, 0.73]  # every loss with one seed, and with another
+ONLY_1 = "ranked on common seeds only (1)"
+
+
+def lucky() -> pd.DataFrame:
+    """Three losses that are equal on their common seed; bce lacks the seeds with which the others are bad."""
+    return pd.concat(
+        [rows({"a": GOOD, "b": GOOD, "bce": GOOD}, seed=1), *(rows({"a": BAD, "b": BAD}, seed=seed) for seed in (0, 2))]
+    )
+
+
+def test_a_lucky_seed_alone_is_ranked_against_that_seed_of_the_others():
+    (test,) = friedman(lucky(), "dice")
+    assert (test.statistic, test.p, test.note) == (0, 1, ONLY_1)
+    assert set(test.mean_ranks) == {2}
+    table = ranks(lucky(), "dice", num_bootstrap=50)
+    assert table[["rank", "mean_rank", "rank_by_case", "mean_rank_by_case"]].to_numpy().tolist() == [[2] * 4] * 3
+    assert table["note"].tolist() == [ONLY_1] * 3
+    assert table["num_cases"].tolist() == [4] * 3
+    shares = rank_distribution(lucky(), "dice", num_bootstrap=50)
+    assert shares.loc[shares["rank"] == 1, "share"].tolist() == [1] * 3
+    assert set(shares["note"]) == {ONLY_1}
+
+
+def test_kendalls_tau_is_of_common_seeds():
+    iou = rows({"a": [0.9] * 4, "b": [0.8] * 4, "bce": [0.7] * 4}, metric="iou")
+    cases = pd.concat([lucky(), iou.assign(seed=1), iou])
+    both = kendall_tau(cases, ["dice", "iou"]).set_index(["first", "second"]).loc[("dice", "iou")]
+    assert (np.isnan(both["tau"]), both["note"]) == (True, "all rows tie")  # bce would lead by Dice: -1
+    better = {"a": [0.60] * 4, "b": [0.65] * 4, "bce": [0.62] * 4}
+    dice = pd.concat([rows(better, seed=1), *(rows({"a": BAD, "b": BAD}, seed=seed) for seed in (0, 2))])
+    table = kendall_tau(pd.concat([dice, iou]), ["dice", "iou"]).set_index(["first", "second"])
+    # on seed 1: b, bce, a against a, b, bce
+    assert table.loc[("dice", "iou"), "tau"] == pytest.approx(-1 / 3)
+    assert table.loc[("dice", "iou"), "note"] == ONLY_1
+
+
+def test_without_a_common_seed_nothing_is_ranked():
+    cases = pd.concat([rows({"a": BAD, "b": BAD}, seed=0), rows({"bce": GOOD}, seed=1)])
+    why = "no case and seed in which every row has a value: not ranked"
+    (test,) = friedman(cases, "dice")
+    assert not test.tested
+    assert (test.num_blocks, test.note) == (0, why)
+    assert friedman_table([test])[["num_rows", "note"]].to_numpy().tolist() == [[3, why]]
+    table = ranks(cases, "dice")
+    assert table["rank"].isna().all()
+    assert set(table["note"]) == {why}
+    assert rank_distribution(cases, "dice").empty
+    assert set(kendall_tau(cases, ["dice"])["note"]) == {why}
+
+
+def test_a_fold_that_lacks_a_seed_takes_it_from_the_others_in_that_fold_alone():
+    # b has seed 0 of the first fold alone; there a leads with either seed, in the second fold b leads on seed 1
+    first, second = {"fold": "0"}, {"fold": "1", "first": 2}
+    of_both = [rows({"a": [0.9, 0.9], "b": [0.5, 0.5]}, seed=seed, **first) for seed in (0, 1)]
+    cases = pd.concat([*of_both, rows({"a": [0.4, 0.4], "b": [0.5, 0.5]}, seed=1, **second), rows({"a": [0.9] * 2}, **second)])
+    (test,) = friedman(cases, "dice")
+    assert test.mean_ranks.tolist() == [1.5, 1.5]  # with its other seed a would lead everywhere
+    assert test.note == "ranked on 6 of 8 pairs of case and seed, in which every row has a value"
+    assert of(ranks(cases, "dice"), "a")["rank"] == 1  # 0.65 against 0.5
+    # a fold that all lack takes nothing from anybody
+    assert [test.note for test in friedman(cases[(cases["fold"] == "0") | (cases["seed"] == 1)], "dice")] == [""]
+
+
+def test_pooled_batches_of_folds_are_ranked_on_common_seeds():
+    of_seed = [pooled({"a": [value] * 2, "b": [0.5] * 2}).assign(seed=seed) for seed, value in enumerate((0.9, 0.2))]
+    cases = pd.concat(table.assign(fold=fold) for fold in "01" for table in of_seed)
+    cases = cases[(cases["loss"] == "a") | (cases["seed"] == 1)]
+    table = ranks(cases, "dice")
+    assert table["rank"].tolist() == [2, 1]  # on seed 1 alone, of both folds; over its seeds a has 0.55
+    assert table["num_cases"].tolist() == [4, 4]
+    assert set(table["note"]) == {ONLY_1}
+
+
+# data sets of the same patients
+
+
+def planes(names: tuple[str, ...]) -> pd.DataFrame:
+    values = {"a": [0.9, 0.8, 0.7], "b": [0.8, 0.7, 0.6], "c": [0.7, 0.6, 0.5]}
+    return pd.concat([rows(values, dataset=name) for name in names])
+
+
+def over_data_sets(cases: pd.DataFrame) -> list:
+    return [test for test in friedman(cases, "dice") if test.over == "data sets"]
+
+
+def test_data_sets_of_the_same_patients_are_one_block():
+    names = ("set[plane=axial]", "set[plane=coronal]", "set[plane=sagittal]")
+    (test,) = over_data_sets(planes(names))
+    assert not test.tested
+    assert test.num_blocks == 1
+    assert test.note == (
+        "not tested, as there are fewer than two blocks; "
+        "set[plane=axial], set[plane=coronal], set[plane=sagittal] are one block, as they share patients by their names and ids"
+    )
+    (test,) = over_data_sets(planes((*names, "other")))
+    assert test.tested
+    assert test.num_blocks == 2
+    assert test.note == f"{', '.join(names)} are one block, as they share patients by their names and ids"
+    (test,) = over_data_sets(planes(("set", "other")))
+    assert (test.num_blocks, test.note) == (2, "")
+
+
+def test_a_block_of_several_data_sets_is_their_mean():
+    one, two = rows({"a": [0.9], "b": [0.5]}, dataset="set[x=1]"), rows({"a": [0.3], "b": [0.6]}, dataset="set[x=2]")
+    (test,) = over_data_sets(pd.concat([one, two, rows({"a": [0.4], "b": [0.5]}, dataset="other")]))
+    assert test.mean_ranks.tolist() == [1.5, 1.5]  # a leads by 0.6 to 0.55; with three blocks it would not
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        (("set[x=1]", "p1"), ("set[x=2]", "p1"), True),
+        (("set[x=1]", "p1"), ("set[x=2]", "p2"), False),
+        (("set", "p1"), ("set[x=a/b]", "p1"), True),
+        (("set", "p1"), ("other", "p1"), False),
+        (("brain", "p1"), ("all/brain", "brain:p1"), True),
+        (("all[x=1]/brain", "p1"), ("all[x=1]/liver", "p1"), False),
+        (("set[x=1]", ""), ("set[x=2]", ""), True),
+    ],
+)
+def test_patients_are_the_same_by_name_of_data_set_and_id(one, other, alike):
+    first = same_patients(pd.DataFrame([one, other], columns=["dataset", "patient"]))
+    assert (first[one[0]] == first[other[0]]) == alike
+
+
+def test_sharing_patients_goes_on_through_a_third_data_set():
+    table = pd.DataFrame(
+        [("s[3]", "p2"), ("s[1]", "p1"), ("s[2]", "p1"), ("s[2]", "p2"), ("t", "p1")], columns=["dataset", "patient"]
+    )
+    assert same_patients(table) == {"s[1]": "s[1]", "s[2]": "s[1]", "s[3]": "s[1]", "t": "t"}
+
+
+# the report
+
+
+def test_the_report_says_which_seeds_and_blocks_counted(make, tmp_path):
+    for loss in ("bce", "calf", "dice"):
+        for seed in (0, 1) if loss != "bce" else (1,):
+            make(loss, seed, tp=6 - seed)
+    found = find(tmp_path / "runs")
+    for text in (markdown(found), latex(found)):
+        assert "Over patients of phantom: tumour: ranked on common seeds only (1)." in text
+    drawn = stability(found.blocks[0])
+    assert drawn.caption.endswith("Ranked on common seeds only (1).")
+    plt.close(drawn.figure)
+
+
+def test_the_report_says_why_nothing_is_ranked(make, tmp_path):
+    for loss, seed in (("bce", 0), ("calf", 1), ("dice", 1)):
+        make(loss, seed)
+    text = markdown(find(tmp_path / "runs"))
+    assert "| patients of phantom: tumour | 0 | 3 | - | - | - | - | - | - |" in text
+    assert "Over patients of phantom: tumour: no case and seed in which every row has a value: not ranked." in text

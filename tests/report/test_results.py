@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,9 @@ import pytest
 
 from calf.metrics.protocol import CASE_COLUMNS
 from calf.report.results import gather
+from tests.report.shown import add
+
+TESTED = ("001", "002", "003", "004")
 
 
 def only(runs: Path) -> pd.Series:
@@ -101,14 +105,18 @@ def test_a_killed_run_says_when_it_was_last_heard_of(make, runs):
     status(make("c", state="running"), pid=gone.pid, host="elsewhere", updated=before, epoch=4.0)
     status(make("d", state="running"), pid=gone.pid, host="elsewhere", updated=now.isoformat())
     status(make("e", state="running"), state="finished", updated=before)
+    status(make("f", state="running"), state="waiting", pid=gone.pid, host=here)
+    status(make("g", state="running"), state="waiting", pid=os.getpid(), host=here)
     found = gather(runs).runs
-    assert found["state"].tolist() == ["killed", "running", "killed", "running", "unfinished"]
+    assert found["state"].tolist() == ["killed", "running", "killed", "running", "unfinished", "unfinished", "waiting"]
     assert found["error"].tolist() == [
         f"killed or stopped: last heard of at {before} in epoch 3 of 4",
         "",
         f"killed or stopped: last heard of at {before} in epoch 4 of 4",
         "",
         f"stopped before its result was written: last heard of at {before} in epoch 3 of 4",
+        "stopped before it began",
+        "",
     ]
 
 
@@ -149,6 +157,54 @@ def damage_value(run: Path) -> None:
 
 def damage_status(run: Path) -> None:
     (run / "cases.csv").write_text((run / "cases.csv").read_text().replace(",missed,", ",mist,", 1))
+
+
+def without_case(run: Path, case: str) -> None:
+    lines = (run / "cases.csv").read_text().splitlines(keepends=True)
+    (run / "cases.csv").write_text("".join(line for line in lines if f",{case}," not in line))
+
+
+def list_tested(run: Path, parts: dict[str, str | None]) -> None:
+    (run / "data.json").write_text(json.dumps({"test_cases": {case: {"dataset": part} for case, part in parts.items()}}))
+
+
+def damage_case_lost(run: Path) -> None:
+    list_tested(run, dict.fromkeys(TESTED))
+    without_case(run, "002")
+
+
+def damage_case_of_another(run: Path) -> None:
+    list_tested(run, dict.fromkeys(TESTED[:3]))
+
+
+def damage_case_of_another_part(run: Path) -> None:
+    list_tested(run, dict.fromkeys(TESTED, "part"))
+
+
+def damage_tested(run: Path) -> None:
+    (run / "data.json").write_text('{"test_cases": {"001": "a case"}}')
+
+
+def damage_data(run: Path) -> None:
+    (run / "data.json").write_text('{"test_cases": ')
+
+
+def change(column: str, value: object, metric: str = "", status: str = "") -> Callable[[Path], None]:
+    """Another value in this column of cases.csv, in the rows of a metric and a status, or in all."""
+
+    def damage(run: Path) -> None:
+        cases = pd.read_csv(run / "cases.csv", dtype=str, keep_default_na=False)
+        where = cases["metric"].str.contains(metric) & cases["status"].str.contains(status)
+        assert where.any()
+        cases.loc[where, column] = str(value)
+        cases.to_csv(run / "cases.csv", index=False)
+
+    return damage
+
+
+def damage_protocol(run: Path) -> None:
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"protocol": "paper"}))
 
 
 def damage_bytes(run: Path) -> None:
@@ -202,6 +258,12 @@ DAMAGES = {
     damage_column: "expected the columns protocol, .* got .*state",
     damage_value: "cases.csv cannot be read: .*O.75",
     damage_status: "expected a status of .* got 'mist'",
+    damage_case_lost: "scores 3 cases where data.json lists 4 as tested; they differ in 002$",
+    damage_case_of_another: "scores 4 cases where data.json lists 3 as tested; they differ in 004$",
+    damage_case_of_another_part: "they differ in 001, 002, 003, 004$",
+    damage_tested: "data.json: expected test_cases to be an object of objects",
+    damage_data: "data.json is no JSON",
+    damage_protocol: "expected protocol to be paper as in result.json, got per_case$",
     damage_bytes: "cases.csv cannot be read",
     damage_empty: "cases.csv cannot be read",
     damage_no_rows: "no row",
@@ -224,6 +286,80 @@ def test_a_damaged_run_is_named_and_the_others_are_read(make, runs, damage, why)
     assert gathered.incomplete["folder"].tolist() == ["phantom/unet/bce/seed-0-0123456789"]
     assert re.search(why, gathered.incomplete["error"].iloc[0])
     assert set(gathered.cases["loss"]) == {"calf"}
+
+
+DISAGREEING = {
+    "dataset": ("other", "expected dataset to be phantom as in result.json, or its parts, got other$"),
+    "split": ("other", "expected split to be sNone as in result.json, got other$"),
+    "fold": (3, "expected fold to be '' as in result.json, got 3$"),
+    "seed": (5, "expected seed to be 0 as in result.json, got 5$"),
+    "model": ("other", "expected model to be unet as in result.json, got other$"),
+    "loss": ("x" * 10**6, "expected loss to be bce as in result.json, got x{80}$"),
+}
+IMPOSSIBLE = {
+    "undefined overlap": (change("value", "", "dice", "ok"), "dice of case 001, whose status is ok, to be defined; got nan"),
+    "undefined miss": (change("value", "nan", "iou", "missed"), "iou of case 002, whose status is missed, to be defined"),
+    "share above 1": (change("value", 1.5, "specificity"), "a share, from 0 to 1; got 1.5"),
+    "share below 0": (change("value", -0.1, "mae"), "a share, from 0 to 1; got -0.1"),
+    "infinite": (change("value", "inf", "dice", "ok"), "a finite number; got inf"),
+    "negative volume": (change("reference_volume_mm3", -1), "expected volumes of case 001 from 0 mm3 on"),
+}
+
+
+@pytest.mark.parametrize(("column", "value", "why"), [(column, *found) for column, found in DISAGREEING.items()])
+@pytest.mark.parametrize("status", ["", "missed"], ids=["all rows", "some rows"])
+def test_rows_of_another_run_are_damage(make, runs, column, value, why, status):
+    change(column, value, status=status)(make("bce", 0))
+    run = only(runs)
+    assert run["state"] == "damaged"
+    assert re.search(why if not status else "as in result.json", run["error"])
+
+
+@pytest.mark.parametrize(("damage", "why"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_impossible_values_are_damage(make, runs, damage, why):
+    damage(make("bce", 0))
+    run = only(runs)
+    assert run["state"] == "damaged"
+    assert why in run["error"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "state"),
+    [
+        ("specificity", "", "finished"),  # no negative voxel
+        ("balanced_accuracy", "", "finished"),
+        ("hd95_mm", "", "damaged"),
+        ("hd95_mm", "-1", "damaged"),
+        ("nsd_2mm", "1.5", "damaged"),
+        ("brier", "-1e-17", "finished"),  # by rounding
+        ("relative_volume_error", "6.5", "finished"),
+        ("volume_difference_ml", "-109.7", "finished"),
+        ("false_positive_lesions", "22", "finished"),
+        ("of_my_own", "", "finished"),
+    ],
+)
+def test_what_a_metric_may_be(make, runs, metric, value, state):
+    run = make("bce", 0)
+    add(run, metric, value) if metric != "specificity" else change("value", value, metric)(run)
+    assert only(runs)["state"] == state
+
+
+def test_parts_of_joined_data_are_named_below_the_whole(make, runs):
+    run = make("calf", 0)
+    cases = pd.read_csv(run / "cases.csv", dtype=str, keep_default_na=False)
+    part = cases["case"].map({"001": "a", "002": "a", "003": "b", "004": "b"})
+    cases.assign(dataset="phantom/" + part).to_csv(run / "cases.csv", index=False)
+    list_tested(run, dict(zip(cases["case"], part, strict=True)))
+    assert only(runs)["state"] == "finished"
+    cases.assign(dataset=("phantom/" + part).where(part == "a", "phantom")).to_csv(run / "cases.csv", index=False)
+    assert only(runs)["state"] == "damaged"
+
+
+def test_batches_are_no_cases_and_old_runs_list_none(make, runs):
+    listed = make("calf", 0, protocol="paper")
+    list_tested(listed, {"001": None})
+    (make("bce", 0) / "data.json").write_text("{}")
+    assert gather(runs).runs["state"].tolist() == ["finished", "finished"]
 
 
 def test_a_value_that_is_undefined_is_none(make, runs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -10,12 +12,23 @@ import pandas as pd
 import pytest
 
 from calf.metrics.calibration import calibration_scores
+from calf.metrics.protocol import CASE_COLUMNS
+from calf.report.findings import find
+from calf.report.grids import comparisons, scores
 from calf.report.statistics import compare, per_unit
+from calf.report.volumes import Unreadable
+from calf.ui.addresses import compare_address
 from calf.ui.analyses import Analyses, Table, confusion_ml, equal_dice, pair
 from calf.ui.library import Library, Unknown
-from calf.ui.measures import sweep
+from calf.ui.measures import levels, sweep
+from calf.ui.pages.analysis import View
+from calf.ui.pages.report_tables import Tables
 from calf.ui.reliability import mean_sweep, reliability
+from calf.ui.render import MOST_RUNS
 from calf.ui.runs import case_id
+from calf.ui.server import Explorer
+from tests.ui.test_hostile_runs import CONFIG, RESULT
+from tests.ui.test_volumes import edit_data
 
 NAME = "whole_tumour"
 CHARTS = ("distribution", "pair", "size", "sensitivity-precision", "volumes", "ece", "reliability", "sweep")
@@ -50,9 +63,7 @@ def test_rows_are_the_report_s(explorer):
     assert {loss for _, loss in table.members} == {"dice", "bce"}
     intervals = Analyses(explorer.library).intervals(table, "dice")
     for row, runs in table.members.items():
-        own = table.values(runs, "dice")
-        names = table.names()
-        assert {names[id]: value for id, value in own.items()} == values[row].droplevel([0, 1, 2, 4]).to_dict()
+        assert table.values(runs, "dice").to_dict() == values[row].droplevel([0, 1, 2, 4]).to_dict()
         for part in ("mean", "low", "high"):
             assert intervals.loc[row, part] == found.loc[row[1], part]
         assert table.means("dice")[row] == pytest.approx(found.loc[row[1], "mean"], rel=1e-12)
@@ -85,10 +96,72 @@ def test_pairs_leave_out_what_one_of_them_lacks(explorer):
     cases = table.cases.copy()
     cases.loc[lost, "dice"] = np.nan
     found = pair(Table(**(vars(table) | {"cases": cases})), first, second, "dice")
-    assert len(found.first) == found.num_cases - 1
-    assert cases.loc[lost, "case_id"] not in found.second.index
+    assert len(found.first) == found.num_units - 1
+    assert cases.loc[lost, "unit"] not in found.second.index
     assert sum(found.better("dice")) <= len(found.first)
     assert found.better("mae") == found.better("dice")[::-1]
+
+
+def paper_run(folder: Path, loss: str, fold: str, dice: list[float]) -> None:
+    """A finished run of a pooled protocol, whose batches have these values."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(CONFIG.replace("loss: dice", f"loss: {loss}").replace("fold: null", f"fold: {fold}"))
+    names = {"dataset": "d", "model": "unet", "loss": loss}
+    (folder / "result.json").write_text(json.dumps(RESULT | {"names": names, "fold": int(fold), "protocol": "paper"}))
+    rows = pd.DataFrame({"case": [f"batch-{number:04d}" for number in range(len(dice))], "value": dice})
+    told = names | {"protocol": "paper", "split": "s", "fold": fold, "seed": 0, "patient": "", "class": "tumour"}
+    told |= {"metric": "dice", "status": "pooled", "reference_volume_mm3": 8.0, "predicted_volume_mm3": 8.0}
+    rows.assign(**told)[list(CASE_COLUMNS)].to_csv(folder / "cases.csv", index=False)
+
+
+def test_batches_of_different_folds_are_different_units(tmp_path):
+    """The first batch of fold 0 and the first of fold 1 are called alike and are of other slices."""
+    values = {"bce": ([0.1, 0.2, 0.9], [0.4, 0.5]), "dice": ([0.2, 0.2, 0.8], [0.9, 0.9])}
+    for loss, folds in values.items():
+        for fold, dice in enumerate(folds):
+            paper_run(tmp_path / f"{loss}-{fold}", loss, str(fold), dice)
+    library = Library(tmp_path)
+    table = Analyses(library).table([run.id for run in library.runs], "d", "tumour")
+    of_report = compare(library.gathered().cases.reset_index(drop=True), "dice", None, all_pairs=False).set_index("loss")["mean"]
+    runs = ids_of(table)
+    for loss, folds in values.items():
+        assert sorted(table.values(runs[loss], "dice")) == sorted(folds[0] + folds[1])
+        assert table.values(runs[loss], "dice").mean() == pytest.approx(of_report[loss], rel=1e-12)
+    found = pair(table, runs["bce"], runs["dice"], "dice")
+    assert (len(found.first), found.num_units, found.better("dice")) == (5, 5, (1, 3))
+    assert found.difference.mean() == pytest.approx(of_report["dice"] - of_report["bce"], rel=1e-12)
+
+
+def test_compare_takes_runs_of_both_sides(explorer):
+    table = table_of(explorer)
+    line = table.cases.iloc[0]
+    first, second = ([f"{side}{number}" for number in range(MOST_RUNS)] for side in "ab")
+    cases = pd.DataFrame([line.to_dict() | {"run": id} for id in [*first, *second[5:]]])
+    case, tested = Table(**(vars(table) | {"cases": cases})).shown(line["unit"], first, second)
+    assert case == line["case_id"]
+    assert tested[:4] == ["a0", "b5", "a1", "b6"]
+    told = parse_qs(urlsplit(compare_address(case, tested, NAME)).query)["runs"][0].split(",")
+    assert (len(told), sum(id.startswith("b") for id in told)) == (MOST_RUNS, MOST_RUNS // 2)
+    assert table.shown("no such case", first, second) == ("", [])
+
+
+def test_findings_are_kept_without_case_rows(explorer):
+    """Which take most of their memory and of which no table is drawn; what is kept counts in full."""
+    library = explorer.library
+    whole = next(block for block in find(library.folder).blocks if block.name == NAME)
+    analyses = Analyses(library)
+    found = analyses.findings([run.id for run in library.runs], (whole.dataset, NAME), "dice", None)
+    (block,) = found.blocks
+    assert len(found.gathered.cases) == len(block.cases) == 0
+    assert scores(block, block.main_metrics) == scores(whole, whole.main_metrics)
+    assert comparisons(block) == comparisons(whole)
+    kept = [found.gathered.runs, found.summary, found.history, block.summary, block.compared, block.strata, block.agreement]
+    assert analyses._kept.size_bytes > 2**20 + 2 * sum(table.memory_usage(deep=False).sum() for table in kept)
+
+
+def test_pages_share_what_was_computed(explorer):
+    assert View(explorer, {}).analyses is explorer.analyses
+    assert Tables(explorer, {}, None).analyses is explorer.analyses
 
 
 def test_equal_dice():
@@ -113,6 +186,45 @@ def test_reliability_of_a_case_gives_its_calibration_error(explorer):
     assert together.num_cases == len(own)
     assert together.problems  # a case that cannot be opened is said
     assert together.voxels.sum() == len(own) * 32 * 32 * 10
+
+
+def test_slices_that_nobody_annotated_count_nowhere(copied):
+    library = Library(copied)
+    run = library.runs[0]
+    id = library.table(run.id)["case_id"][0]
+    edit_data(run.folder, {"annotated_slices": [3, 5]})
+    explorer = Explorer.of(library)
+    case = explorer.cases.open(id, [run.id])
+    whole = tuple(slice(0, length) for length in case.shape)
+    steps, truth = case.probability(run.id, NAME).within(whole)[:, :, [3, 5]], case.truth(NAME).whole()[:, :, [3, 5]]
+    assert truth.any()
+    assert truth.sum() < case.truth(NAME).count()
+    counts = [np.bincount(steps.ravel(), minlength=256), np.bincount(steps[truth], minlength=256)]
+    np.testing.assert_array_equal(levels(case, run.id, NAME), counts)
+    found = reliability(explorer.cases, run.id, [id], NAME)
+    assert found.ece == pytest.approx(calibration_scores(steps, truth)["ece"], rel=1e-12)
+    assert found.remarks == ("only the annotated slices are scored",)
+    swept = sweep(case, run.id, NAME)
+    for step in (1, 40, 128):
+        tp, predicted = np.count_nonzero(truth & (steps >= step)), np.count_nonzero(steps >= step)
+        assert swept.dice[step - 1] == 2 * tp / (predicted + truth.sum())
+        assert swept.sensitivity[step - 1] == tp / truth.sum()
+
+
+def test_where_it_is_not_known_what_was_annotated_nothing_is_counted(copied):
+    run = Library(copied).runs[0]
+    rows = pd.read_csv(run.folder / "cases.csv")
+    rows.loc[rows["metric"] == "hd95_mm", "status"] = "partly_labelled"
+    rows.to_csv(run.folder / "cases.csv", index=False)
+    for slices, why in ((None, "only some of its slices were annotated"), ([99], "slice 99 was annotated: the case has 10")):
+        edit_data(run.folder, {"annotated_slices": slices})
+        explorer = Explorer.of(Library(copied))
+        id = explorer.library.table(run.id)["case_id"][0]
+        found = reliability(explorer.cases, run.id, [id], NAME)
+        assert found.num_cases == 0
+        assert why in found.problems[0]
+        with pytest.raises(Unreadable, match=why):
+            sweep(explorer.cases.open(id, [run.id]), run.id, NAME)
 
 
 def test_the_mean_sweep_is_that_of_the_cases(explorer):
@@ -174,13 +286,13 @@ def test_every_plot_shows_the_numbers_of_cases_csv(served, browser, tiny_runs, e
 
     drawn = series(page, "distribution")
     assert sorted(point["value"][0] for point in drawn) == sorted(rows[rows["metric"] == "dice"]["value"].dropna())
-    points = {point["case"]: point["value"] for point in series(page, "pair")}
+    points = {point["unit"]: point["value"] for point in series(page, "pair")}
     dataset = library.runs[0].dataset
-    assert points == {case_id(dataset, case): [line["bce", "dice"], line["dice", "dice"]] for case, line in wide.iterrows()}
-    volumes = {(point["case"], point["row"]): point["value"] for number in (0, 1) for point in series(page, "size", number)}
+    assert points == {case: [line["bce", "dice"], line["dice", "dice"]] for case, line in wide.iterrows()}
+    volumes = {(point["unit"], point["row"]): point["value"] for number in (0, 1) for point in series(page, "size", number)}
     for line in rows[rows["metric"] == "dice"].to_dict("records"):
         place = ("bce", "dice").index(line["loss"])
-        assert volumes[case_id(dataset, line["case"]), place] == [line["reference_volume_mm3"] / 1000, line["value"]]
+        assert volumes[line["case"], place] == [line["reference_volume_mm3"] / 1000, line["value"]]
     means = rows.groupby(["loss", "metric"])["value"].mean()
     option = page.evaluate(OPTION, "sensitivity-precision")
     shown = {line["name"]: line["data"][0]["value"] for line in option["series"] if line["type"] == "scatter"}
@@ -204,7 +316,7 @@ def test_every_plot_shows_the_numbers_of_cases_csv(served, browser, tiny_runs, e
     assert query == {"case": [case_id(dataset, worst)], "runs": [f"{id_of['bce']},{id_of['dice']}"], "name": [NAME]}
     page.locator("[data-chart='pair']").scroll_into_view_if_needed()
     case = wide.index[0]
-    page.mouse.click(*page.evaluate(AT, points[case_id(dataset, case)]))
+    page.mouse.click(*page.evaluate(AT, points[case]))
     page.wait_for_url("**/compare?**")
     query = parse_qs(urlsplit(page.url).query)
     assert (query["case"], query["runs"]) == ([case_id(dataset, case)], [f"{id_of['bce']},{id_of['dice']}"])

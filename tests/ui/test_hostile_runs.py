@@ -7,13 +7,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from calf.metrics.protocol import CASE_COLUMNS
 from calf.report.results import gather
+from calf.report.training import branch_shares, histories, read
 from calf.report.volumes import Unreadable
+from calf.ui.analyses import Analyses
 from calf.ui.files import CaseFiles, inside, told
 from calf.ui.library import Library
+from calf.ui.pages.some_runs import lines
 from calf.ui.runs import run_id
 from calf.ui.volumes import Cases
 
@@ -146,6 +150,20 @@ def test_case_rows_from_a_pipe(good):
     assert "expected an ordinary file" in library.run(run_id("bad")).error
 
 
+@pytest.mark.parametrize("name", ["history.csv", "branches.csv"])
+@pytest.mark.parametrize("make", [os.mkfifo, endless, large], ids=["pipe", "endless", "large"])
+def test_a_record_of_training_that_no_run_wrote(good, name, make):
+    make(write_run(good.with_name("bad")) / name)
+    (good / "history.csv").write_text("epoch,train/loss\n0,0.5\n")
+    (good / "branches.csv").write_text("batch,branch\n0,ln\n")
+    gathered = Library(good.parent).gathered()
+    assert histories(gathered)["folder"].tolist() == ["good"]
+    assert branch_shares(gathered)["share"].tolist() == [1.0]
+    rows, odd = read(gathered, name)
+    assert (rows["folder"].tolist(), list(odd)) == (["good"], ["bad"])
+    assert odd["bad"].startswith(f"{name} cannot be read: expected ")
+
+
 def test_names_that_are_no_text(good):
     """Two folders that look the same once they are shown stay two."""
     places = [os.fsdecode(name) for name in (b"caf\xe8", b"caf\xe9")]
@@ -162,6 +180,10 @@ def test_names_that_are_no_text(good):
     json.dumps([run.public() for run in library.runs], ensure_ascii=False).encode()
     assert library.gathered().cases.index.nunique() == 3
     assert library.refresh() == library.revision
+    table = Analyses(library).table([run.id for run in library.runs], "d", "tumour")
+    assert sorted(id for ids in table.members.values() for id in ids) == sorted(run.id for run in library.runs)
+    history = pd.DataFrame({"folder": shown[0].place, "epoch": [0.0], "train/loss": [0.5]})
+    assert lines(library.runs, history, "train/loss") == {shown[0].label: [(0.0, 0.5)]}
 
 
 TARGETS = {

@@ -14,6 +14,7 @@ from calf.ui.measures import profile, sweep
 from calf.ui.server import Explorer
 from calf.ui.volumes import OpenCase
 from tests.ui.test_render import AXES, write_prediction
+from tests.ui.test_volumes import edit_data
 
 NAMES = ("whole_tumour", "tumour_core", "enhancing")
 
@@ -72,6 +73,22 @@ def test_a_run_without_a_mask_is_told_and_left_out(copied):
     assert set(found.dice) == {second}
     with pytest.raises(Unknown, match="there are whole_tumour"):
         profile(case, "liver", [second], "axial")
+
+
+@pytest.mark.parametrize("plane", list(AXES))
+def test_dice_of_slices_is_of_what_was_scored(copied, plane):
+    for folder in {run.folder for run in cases(copied)[0].runs.values()}:
+        edit_data(folder, {"annotated_slices": [4, 5]})
+    case = cases(copied)[0]
+    run = next(iter(case.runs))
+    found = profile(case, NAMES[0], [run], plane, 30)
+    truth, mask = case.truth(NAMES[0]).whole(), case.prediction(run, NAMES[0], 30).whole()
+    for place, own in enumerate(found.dice[run]):
+        real, predicted = (np.moveaxis(volume & np.isin(range(10), [4, 5]), AXES[plane], 0)[place] for volume in (truth, mask))
+        union = real.sum() + predicted.sum()
+        assert np.isnan(own) if union == 0 else own == pytest.approx(2 * (real & predicted).sum() / union, abs=1e-15)
+    assert np.nanmax(found.dice[run]) > 0
+    assert found.areas_mm2[run].sum() == pytest.approx(mask.sum() * case.voxel_mm3 / case.spacing_mm[AXES[plane]])
 
 
 def test_the_sweep_is_exact_and_at_one_half_that_of_cases_csv(tiny_runs):

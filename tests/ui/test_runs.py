@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -144,6 +145,8 @@ def test_what_is_said_of_the_runs(grid):
     library = Library(grid[0])
     assert summary([]) == "0 runs"
     assert progress(library.runs) == pytest.approx((1 + 1 + 2.5 / 4) / 3)
+    waits = replace(library.runs[0], id="waits", state="waiting", epoch=None, epochs=4)
+    assert progress([*library.runs, waits]) == pytest.approx((1 + 1 + 2.5 / 4) / 4)
     assert progress([run for run in library.runs if run.finished]) is None
     assert [run.state for run in shown_runs(library.runs, [], 2)] == ["running", "finished"]
     finished = [run for run in library.runs if run.finished]

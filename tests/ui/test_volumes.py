@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 from PIL import Image as Picture
@@ -225,12 +226,13 @@ def fabricate(
     source = next(run.folder for run in Library(tiny_runs).runs if run.loss == "dice")
     shutil.copytree(source, run, ignore=shutil.ignore_patterns("predictions", "probabilities", "checkpoints"))
     name = json.loads((source / "data.json").read_text())["test_cases"]
-    rows = (run / "cases.csv").read_text().splitlines(keepends=True)
-    first = next(iter(name))
-    (run / "cases.csv").write_text("".join([rows[0], *(row.replace(first, "c:1") for row in rows if f",{first}," in row)]))
     entry = {"dataset": None, "images": images, "mask": str(mask), "reference": None}
     data = {"target": {"names": ["lesion"], "labels": [[1]], "exclusive": False}, "labels": {"0": "background", "1": "lesion"}}
     data |= {"preparation": {"plane": "axial"}, "test_cases": {"c:1": entry}} | changes
+    part = data["test_cases"]["c:1"]["dataset"]
+    rows = pd.read_csv(run / "cases.csv", dtype=str, keep_default_na=False)
+    rows = rows[rows["case"] == next(iter(name))].assign(case="c:1", patient="c:1")
+    rows.assign(dataset=rows["dataset"] + (f"/{part}" if part else "")).to_csv(run / "cases.csv", index=False)
     (run / "data.json").write_text(json.dumps(data))
     grid = read_volume(grid_of)
     (run / "predictions").mkdir()

@@ -16,9 +16,11 @@ from nicegui import ui
 from calf.report.findings import Row
 from calf.report.grids import heading
 from calf.report.volumes import Unreadable
-from calf.ui.analyses import Table, analyses_of, protocols
+from calf.ui.addresses import split_ids
+from calf.ui.analyses import Table
 from calf.ui.library import Unknown
 from calf.ui.pages import analysis_cards as cards
+from calf.ui.pages.place import Place
 from calf.ui.pages.plots import in_thread, keep_address, problem
 from calf.ui.server import Explorer
 
@@ -30,7 +32,7 @@ BASELINE = "bce"
 async def build(explorer: Explorer, query: Mapping[str, str]) -> None:
     """Controls, and below them the plots, which are drawn as soon as their numbers are there."""
     view = View(explorer, query)
-    if not view.places:
+    if not view.place.all:
         ui.label("No run says yet what it is of. See Runs for how they stand.")
         return
     view.controls()
@@ -43,19 +45,13 @@ class View:
 
     def __init__(self, explorer: Explorer, query: Mapping[str, str]) -> None:
         library = explorer.library
-        self.explorer, self.analyses = explorer, analyses_of(library)
-        asked = [run.id for run in library.chosen(_split(query.get("runs", "")))]
-        self.asked = set(asked)
-        self.places = protocols(library.chosen(asked) if asked else library.runs)
-        wanted = query.get("data"), query.get("protocol")
-        found = [place for place in self.places if place[0] == wanted[0] and wanted[1] in (None, place[1])]
-        if wanted[0] is not None and not found:
-            raise Unknown(f"there is no run on a data set called {wanted[0]}")
-        self.place = (found or self.places or [("", "")])[0]
-        self.target = query.get("part") or self.place[0], query.get("class", "")
+        self.explorer, self.analyses = explorer, explorer.analyses
+        asked = library.chosen(split_ids(query.get("runs", "")))
+        self.asked = {run.id for run in asked}
+        self.place = Place(asked or library.runs, query)
         self.metric = query.get("metric", "dice")
         self.models, self.losses = _names(query.get("models")), _names(query.get("losses"))
-        self.sides = [tuple(run.id for run in library.chosen(_split(query.get(key, "")))) for key in ("a", "b")]
+        self.sides = [tuple(run.id for run in library.chosen(split_ids(query.get(key, "")))) for key in ("a", "b")]
         self.table: Table | None = None
         self.drawn = 0  # how often; what belongs to an older drawing stops
 
@@ -68,14 +64,12 @@ class View:
 
     def runs(self) -> list[str]:
         """Of the chosen data set and protocol, whatever their state."""
-        own = [run for run in self.explorer.library.runs if (run.dataset, run.protocol) == self.place]
-        return [run.id for run in own if not self.asked or run.id in self.asked]
+        return [id for id in self.place.of(self.explorer.library.runs) if not self.asked or id in self.asked]
 
     def controls(self) -> None:
-        several = len({protocol for _, protocol in self.places}) > 1
-        places = {place: f"{place[0]} ({place[1]})" if several else place[0] for place in self.places}
         with ui.row().classes("w-full items-end gap-3"):
-            self.place_control = ui.select(places, label="data set", value=self.place, on_change=self._other_place)
+            options, chosen = self.place.options, self.place.chosen
+            self.place_control = ui.select(options, label="data set", value=chosen, on_change=self._other_place)
             self.target_control = ui.select([], label="class", on_change=self._other_target)
             self.metric_control = ui.select([], label="metric", on_change=self._other_metric)
             self.models_control = ui.select([], label="networks (none: all)", multiple=True, on_change=self._other_rows)
@@ -108,14 +102,8 @@ class View:
 
     async def _read(self) -> None:
         runs = self.runs()
-        targets = await in_thread(self.analyses.places, runs)
-        if not targets:
-            raise Unknown("none of these runs has finished yet: there are no cases to look at. See Runs for how they stand.")
-        if self.target not in targets:
-            if self.target[1]:
-                raise Unknown(f"none of these runs tested a class called {self.target[1]} of {self.target[0]}")
-            self.target = targets[0]
-        self.table = await in_thread(self.analyses.table, runs, *self.target)
+        targets = self.place.settle(await in_thread(self.analyses.places, runs))
+        self.table = await in_thread(self.analyses.table, runs, *self.place.target)
         metrics = self.table.metrics
         if self.metric not in metrics:
             self.metric = "dice" if "dice" in metrics else metrics[0]
@@ -140,11 +128,9 @@ class View:
             self.sides[place] = self.sides[place] or self.table.members[row]
 
     def _show_choice(
-        self, targets: Sequence[tuple[str, str]], metrics: Sequence[str], models: Sequence[str], losses: Sequence[str]
+        self, targets: Mapping[tuple[str, str], str], metrics: Sequence[str], models: Sequence[str], losses: Sequence[str]
     ) -> None:
-        parts = len({dataset for dataset, _ in targets}) > 1
-        shown = {target: f"{target[0]}: {target[1]}" if parts else target[1] for target in targets}
-        self.target_control.set_options(shown, value=self.target)
+        self.target_control.set_options(dict(targets), value=self.place.target)
         self.metric_control.set_options({name: heading(name) for name in metrics}, value=self.metric)
         self.models_control.set_options(list(models), value=self.models)
         self.losses_control.set_options(list(losses), value=self.losses)
@@ -175,12 +161,7 @@ class View:
 
     def _address(self) -> None:
         library = self.explorer.library
-        several = len({protocol for dataset, protocol in self.places if dataset == self.place[0]}) > 1
-        state = {
-            "data": self.place[0],
-            "protocol": self.place[1] if several else None,
-            "part": self.target[0] if self.target[0] != self.place[0] else None,
-            "class": self.target[1],
+        state = self.place.state | {
             "metric": self.metric,
             "runs": ",".join(run.id for run in library.runs if run.id in self.asked),
             "models": json.dumps(self.models) if self.models else None,
@@ -193,13 +174,13 @@ class View:
     # what the program itself set is no choice of the user's, and what was cleared is none either
 
     async def _other_place(self, event: Any) -> None:
-        self.place, self.models, self.losses, self.sides = event.value, [], [], [(), ()]
-        self.target = "", ""
+        self.place.move(event.value)
+        self.models, self.losses, self.sides = [], [], [(), ()]
         await self.open()
 
     async def _other_target(self, event: Any) -> None:
-        if event.value not in (None, self.target):
-            self.target = event.value
+        if event.value not in (None, self.place.target):
+            self.place.target = event.value
             await self.open()
 
     async def _other_metric(self, event: Any) -> None:
@@ -218,10 +199,6 @@ class View:
         if None not in chosen and chosen != self.sides:
             self.sides = chosen
             await self.draw()
-
-
-def _split(ids: str) -> list[str]:
-    return [id for id in ids.split(",") if id]
 
 
 def _names(text: str | None) -> list[str]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from nicegui import ui
 
-from calf.metrics.scores import UNRANKED
+from calf.metrics.scores import UNRANKED, is_share
 from calf.report.findings import Row
 from calf.report.grids import heading, number, signed
 from calf.report.volumes import Unreadable
 from calf.ui import analyses, charts, curves
+from calf.ui.addresses import compare_address
 from calf.ui.analyses import Table
 from calf.ui.library import VOLUMES, Unknown
 from calf.ui.pages import voxel_cards
-from calf.ui.pages.plots import card, compare_address, in_thread, note, plot, problem
+from calf.ui.pages.plots import card, in_thread, note, plot, problem, replace
+from calf.ui.render import MOST_RUNS
 
 if TYPE_CHECKING:
     from calf.ui.pages.analysis import View
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 MOST_BARS = 40
 MOST_LINKS = 8
 ROW_PX = 24
-BOUNDED = frozenset({"dice", "iou", "sensitivity", "specificity", "precision", "accuracy", "balanced_accuracy", "lesion_f1"})
 
 
 async def all_cards(view: View) -> None:
@@ -67,10 +68,15 @@ def _shown(view: View, table: Table) -> list[Row]:
     return [row for row in table.ranked(view.metric) if row in view.rows]
 
 
-def _open(table: Table, runs: list[str], case: str) -> None:
-    """Compare, where the case is one that these runs tested and not something that a browser made up."""
-    if tested := table.tested(case, runs):
-        ui.navigate.to(compare_address(case, tested, table.name))
+def _opener(table: Table, *sides: Sequence[str]) -> Callable[[Any], None]:
+    """Opens Compare for a point, where it is a case that these runs tested and not something that a browser made up."""
+
+    def click(data: Any) -> None:
+        case, tested = table.shown(str(data.get("unit")), *sides)
+        if table.per_case and tested:
+            ui.navigate.to(compare_address(case, tested, table.name))
+
+    return click
 
 
 async def _distribution(view: View, table: Table) -> None:
@@ -79,55 +85,56 @@ async def _distribution(view: View, table: Table) -> None:
     titles = [table.title(row) for row in rows]
     points = {title: table.values(table.members[row], metric) for title, row in zip(titles, rows, strict=True)}
     lines = intervals.loc[rows].set_axis(titles, axis=0)
-    option = charts.distribution(points, lines, metric, table.names())
+    option = charts.distribution(points, lines, metric)
 
     def click(data: Any) -> None:
-        if table.per_case and "case" in data:
-            _open(table, list(table.members[rows[int(data["row"])]]), str(data["case"]))
+        if "unit" in data:
+            _opener(table, table.members[rows[int(data["row"])]])(data)
 
     alt = f"{heading(metric)} of every case by loss, with mean and 95 % CI: " + ", ".join(
         f"{title} {number(mean, metric)}" for title, mean in zip(titles, lines["mean"].tolist(), strict=True)
     )
     plot("distribution", option, alt, max(320, 90 + ROW_PX * len(rows)), click)
     seeds = "mean over seeds; " if any(len(table.members[row]) > 1 for row in rows) else ""
-    note(f"A point is a case ({seeds}undefined ones left out). {_click(table)}")
+    unit = "case" if table.per_case else "unit"
+    most = max((len(table.members[row]) for row in rows), default=0)
+    note(f"A point is a {unit} ({seeds}undefined ones left out). {_click(table, most)}")
 
 
 async def _paired(view: View, table: Table) -> None:
     first, second = view.sides
     metric, titles = view.metric, (view.side_title(0), view.side_title(1))
     found = analyses.pair(table, first, second, metric)
-    option = charts.paired(found.first, found.second, titles, metric, table.names(), bounded=metric in BOUNDED)
-    runs = [*first, *second]
-
-    def click(data: Any) -> None:
-        if table.per_case and "case" in data:
-            _open(table, runs, str(data["case"]))
-
-    num = len(found.first)
+    option = charts.paired(found.first, found.second, titles, metric, bounded=is_share(metric))
+    num, units = len(found.first), "cases" if table.per_case else "units"
     if not num:
-        problem(f"{heading(metric)} is defined for A and B in no common case.")
+        problem(f"{heading(metric)} is defined for A and B in none of the {units}.")
         return
-    plot("pair", option, f"{heading(metric)} of {num} cases: {titles[0]} against {titles[1]}", click=click)
-    said = f"{num} of {found.num_cases} cases have a value in both. "
+    alt = f"{heading(metric)} of {num} {units}: {titles[0]} against {titles[1]}"
+    plot("pair", option, alt, click=_opener(table, first, second))
+    said = f"{num} of {found.num_units} {units} have a value in both. "
     if metric not in UNRANKED:
         better = found.better(metric)
         said += f"A is better in {better[0]}, B in {better[1]}. "
     mean = float(found.difference.mean())
-    note(f"{said}Mean of B minus A: {signed(mean, metric)}; whether that is more than chance, say the tables in Runs.")
+    note(
+        f"{said}Mean of B minus A: {signed(mean, metric)}; whether that is more than chance, say the tables in Runs. "
+        f"{_click(table, len({*first, *second}))}"
+    )
     if table.per_case:
-        _links(table, found, runs, metric)
+        _links(view, table, found)
 
 
-def _links(table: Table, found: analyses.Pair, runs: list[str], metric: str) -> None:
+def _links(view: View, table: Table, found: analyses.Pair) -> None:
     """The cases that differ most, for who has no mouse."""
-    names, differences = table.names(), found.difference
+    differences = found.difference
     order = differences.abs().sort_values(ascending=False, kind="stable").index[:MOST_LINKS]
     with ui.row().classes("gap-x-4 gap-y-1 items-baseline"):
         note("Largest differences:")
-        for id in order:
-            text = f"{names[id]} ({signed(float(differences[id]), metric)})"
-            ui.link(text, compare_address(id, table.tested(id, runs), table.name))
+        for unit in order:
+            case, tested = table.shown(str(unit), *view.sides)
+            text = f"{unit} ({signed(float(differences[unit]), view.metric)})"
+            ui.link(text, compare_address(case, tested, table.name))
 
 
 async def _size(view: View, table: Table) -> None:
@@ -139,14 +146,9 @@ async def _size(view: View, table: Table) -> None:
     if not any(len(values) for values in of.values()):
         problem(f"No case with a reference has a value of {heading(metric)}.")
         return
-    places = list(sides.values())
-
-    def click(data: Any) -> None:
-        if table.per_case and "case" in data:
-            _open(table, [*places[0], *places[-1]], str(data["case"]))
-
-    plot("size", charts.by_size(of, metric, table.names()), f"reference volume against {heading(metric)}", click=click)
-    note(f"Cases without a reference are not in it. {_click(table)}")
+    alt = f"reference volume against {heading(metric)}"
+    plot("size", charts.by_size(of, metric), alt, click=_opener(table, *view.sides))
+    note(f"Cases without a reference are not in it. {_click(table, len({*view.sides[0], *view.sides[1]}))}")
 
 
 async def _sensitivity_precision(view: View, table: Table) -> None:
@@ -208,16 +210,17 @@ async def _branches(view: View, table: Table) -> None:
 
     def other() -> None:
         chart.props["aria-label"] = f"branches over training of {titles[chosen.value]}"
-        chart.options.clear()
-        chart.options.update(curves.branches(of[chosen.value]))
-        chart.update()
+        replace(chart, curves.branches(of[chosen.value]))
 
     chosen.on_value_change(other)
     note("Pooled over seeds and folds, in equal parts of the training; as in the report.")
 
 
-def _click(table: Table) -> str:
-    return "Click a point to compare its case." if table.per_case else "A unit is a batch of slices, which has no picture."
+def _click(table: Table, num_runs: int) -> str:
+    if not table.per_case:
+        return "A unit is a batch of slices, which has no picture."
+    cut = f" Of {num_runs} runs Compare shows {MOST_RUNS} at most." if num_runs > MOST_RUNS else ""
+    return f"Click a point to compare its case.{cut}"
 
 
 def _cut(view: View) -> str:

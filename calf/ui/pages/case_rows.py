@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from calf.metrics.scores import LOWER_IS_BETTER, UNRANKED
+from calf.ui.addresses import compare_address
 from calf.ui.library import CASE_KEYS, VOLUMES, Library
 from calf.ui.runs import Run
 from calf.ui.server import Explorer
@@ -191,7 +192,7 @@ class CaseRows:
             "largest difference in",
             f"{told['case']}, {told['class']}: {values[0]:.3f} and {values[1]:.3f}",
             f"{wanted.metric}: {values[0]!r} and {values[1]!r}",
-            compare(str(told["case_id"]), [wanted.first, wanted.second], str(told["class"])),
+            compare_address(str(told["case_id"]), [wanted.first, wanted.second], str(told["class"])),
         )
 
     def of(self, cases: Iterable[str]) -> pd.DataFrame:
@@ -207,7 +208,7 @@ class CaseRows:
         found = {(self.runs[own].loss, self.runs[own].model): own}
         for id in rows.loc[(rows["case_id"] == row["case_id"]) & (rows["class"] == row["class"]), "run"].unique():
             found.setdefault((self.runs[id].loss, self.runs[id].model), id)
-        return compare(str(row["case_id"]), list(found.values())[:COMPARED], str(row["class"]))
+        return compare_address(str(row["case_id"]), list(found.values())[:COMPARED], str(row["class"]))
 
     def beside(self, id: str) -> str:
         """A run to compare this one with: of the same cases, if there is one, and of another loss."""
@@ -224,11 +225,6 @@ class CaseRows:
         value = float(row[metric])
         text = f"{row['case']}, {row['class']}: {value:.3f} ({self.runs[str(row['run'])].label})"
         return Pick(what, text, f"{metric}: {value!r}", self.link(row, self.of([row["case_id"]])))
-
-
-def compare(case: str, runs: Sequence[str], target: str) -> str:
-    """The address of Compare."""
-    return f"/compare?{urlencode({'case': case, 'runs': ','.join(runs), 'name': target}, safe=',')}"
 
 
 def trained_on(library: Library, id: str) -> tuple[str, ...]:

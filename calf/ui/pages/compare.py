@@ -18,14 +18,14 @@ from fastapi.responses import JSONResponse, Response
 from nicegui import run, ui
 
 from calf.report.montage import FN, FP, TP, TRUTH
+from calf.ui.addresses import split_ids
 from calf.ui.library import Library, Unknown
-from calf.ui.render import COLOUR_MAP, MOST_PANELS, PREDICTION
+from calf.ui.render import COLOUR_MAP, MOST_RUNS, PREDICTION
 from calf.ui.runs import Run
 from calf.ui.server import Explorer
 
 PATH, TITLE = "/compare", "Compare"
 STATIC = Path(__file__).parent / "static"
-MOST_RUNS = MOST_PANELS - 2  # beside the truth and the image
 CHOSEN_RUNS = 6  # that are shown where none was asked for
 TEXTS = ("case", "runs", "name", "plane", "modality", "overlay", "outline", "image")
 NUMBERS = ("index", "zoom", "x", "y", "low", "high", "threshold")
@@ -57,7 +57,7 @@ def router(explorer: Explorer) -> APIRouter:
 
     @routes.get("/compare/cases")
     def cases(runs: Annotated[str, Query(max_length=8000)]) -> Response:
-        chosen = explorer.library.chosen([id for id in runs.split(",") if id])
+        chosen = explorer.library.chosen(split_ids(runs))
         tables = [table[["case_id", "case"]] for _, table in scored(explorer.library, chosen)]
         both = pd.concat(tables).drop_duplicates("case_id").sort_values("case") if tables else pd.DataFrame()
         return JSONResponse({"cases": [{"id": row.case_id, "name": row.case} for row in both.itertuples()]})
@@ -74,7 +74,7 @@ def opening(library: Library, query: Mapping[str, str]) -> tuple[str, list[str]]
     Raises:
         Unknown: there is no such case or run, or there are too many runs.
     """
-    ids = list(dict.fromkeys(id for id in query.get("runs", "").split(",") if id))
+    ids = list(dict.fromkeys(split_ids(query.get("runs", ""))))
     if len(ids) > MOST_RUNS:
         raise Unknown(f"at most {MOST_RUNS} runs can be compared at once, got {len(ids)}")
     case = query.get("case") or None

@@ -1,8 +1,8 @@
-"""What the pages that draw share: a card with a heading, a chart, a sentence, links to Compare."""
+"""What the pages that draw share: a card with a heading, a chart, a sentence, an address."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlencode
 
@@ -10,14 +10,17 @@ from nicegui import events, run, ui
 
 from calf.report.volumes import Unreadable
 
-MOST_PANELS = 12  # that Compare shows beside each other
 DIM = "text-sm opacity-75"
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What it gives, computed while other browsers are served; :class:`Unreadable` where the server is ending."""
+    """What it gives, computed while other browsers are served.
+
+    The function must not give None: that is what NiceGUI gives instead while the server is ending, which raises
+    :class:`Unreadable`.
+    """
     found = await run.io_bound(function, *args, **kwargs)
     if found is None:
         raise Unreadable("the server is ending")
@@ -59,14 +62,6 @@ def note(text: str) -> ui.label:
 def problem(text: str) -> ui.label:
     """Why something is not shown."""
     return ui.label(text).props("role=alert")
-
-
-def compare_address(case: str, runs: Sequence[str], name: str, threshold: int | None = None) -> str:
-    """Of the page that shows this case with these runs, as many as it can; ``name``: of the class."""
-    query: dict[str, Any] = {"case": case, "runs": ",".join(runs[:MOST_PANELS]), "name": name}
-    if threshold is not None:
-        query["threshold"] = threshold
-    return "/compare?" + urlencode(query, safe=",")
 
 
 def keep_address(path: str, state: Mapping[str, str | None]) -> None:

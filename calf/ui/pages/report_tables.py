@@ -10,12 +10,12 @@ from nicegui import ui
 
 from calf.metrics.scores import UNRANKED
 from calf.report import words
-from calf.report.findings import Findings, find_in
+from calf.report.findings import Findings
 from calf.report.further import further
 from calf.report.grids import Cell, Grid, comparisons, cost, heading, rested_on, scores
 from calf.report.volumes import Unreadable
-from calf.ui.analyses import analyses_of, protocols
 from calf.ui.library import Unknown
+from calf.ui.pages.place import Place
 from calf.ui.pages.plots import in_thread, note, problem
 from calf.ui.server import Explorer
 
@@ -26,36 +26,22 @@ class Tables:
     """One browser's choice of a table; ``state`` is what stands in the address of it."""
 
     def __init__(self, explorer: Explorer, query: Mapping[str, str], changed: Any) -> None:
-        self.explorer, self.changed, self.analyses = explorer, changed, analyses_of(explorer.library)
-        self.places = protocols(explorer.library.runs)
-        asked = [place for place in self.places if place[0] == query.get("data") and query.get("protocol") in (None, place[1])]
-        if "data" in query and not asked:
-            raise Unknown(f"there is no run on a data set called {query['data']}")
-        self.place = (asked or self.places or [("", "")])[0]
-        self.target = query.get("part") or self.place[0], query.get("class", "")
+        self.explorer, self.changed, self.analyses = explorer, changed, explorer.analyses
+        self.place = Place(explorer.library.runs, query)
         self.metric, self.baseline = query.get("metric", "dice"), query.get("baseline", ANY_BASELINE)
 
     @property
     def state(self) -> dict[str, str | None]:
-        return {
-            "data": self.place[0],
-            "protocol": self.place[1],
-            "part": self.target[0] if self.target[0] != self.place[0] else None,
-            "class": self.target[1],
-            "metric": self.metric,
-            "baseline": self.baseline,
-        }
+        return self.place.state | {"metric": self.metric, "baseline": self.baseline}
 
     async def build(self) -> None:
         """Controls and tables."""
-        if not self.places:
+        if not self.place.all:
             note("No run says yet what it is of.")
             return
-        several = len({protocol for _, protocol in self.places}) > 1
-        places = {place: f"{place[0]} ({place[1]})" if several else place[0] for place in self.places}
         with ui.row().classes("w-full items-end gap-3"):
             self.controls = [
-                ui.select(places, label="data set", value=self.place, on_change=self._other_place),
+                ui.select(self.place.options, label="data set", value=self.place.chosen, on_change=self._other_place),
                 ui.select({}, label="class", on_change=self._other),
                 ui.select({}, label="declared metric", on_change=self._other),
                 ui.select({}, label="baseline", on_change=self._other),
@@ -83,21 +69,15 @@ class Tables:
             _written(found)
 
     async def _found(self) -> Findings:
-        runs = [run.id for run in self.explorer.library.runs if (run.dataset, run.protocol) == self.place]
-        targets = await in_thread(self.analyses.places, runs)
-        if not targets:
-            raise Unknown("none of these runs has finished yet")
-        if self.target not in targets:
-            if self.target[1]:
-                raise Unknown(f"none of these runs tested a class called {self.target[1]} of {self.target[0]}")
-            self.target = targets[0]
-        table = await in_thread(self.analyses.table, runs, *self.target)
+        place = self.place
+        runs = place.of(self.explorer.library.runs)
+        targets = place.settle(await in_thread(self.analyses.places, runs))
+        table = await in_thread(self.analyses.table, runs, *place.target)
         metrics = [name for name in table.metrics if name not in UNRANKED]
         self.metric = self.metric if self.metric in metrics else metrics[0]
         losses = sorted({loss for _, loss in table.members})
-        parts = len({dataset for dataset, _ in targets}) > 1
         shown: list[tuple[dict[Any, str], Any]] = [
-            ({target: f"{target[0]}: {target[1]}" if parts else target[1] for target in targets}, self.target),
+            (targets, place.target),
             ({name: heading(name) for name in metrics}, self.metric),
             ({ANY_BASELINE: "bce, or the first by name"} | {name: name for name in losses}, self.baseline),
         ]
@@ -105,23 +85,18 @@ class Tables:
             raise Unknown(f"baseline: expected one of the finished losses, {', '.join(losses)}")
         for control, (options, value) in zip(self.controls[1:], shown, strict=True):
             control.set_options(options, value=value)
-        what = "block", self.target, self.metric, self.baseline
-
-        def made() -> Findings:
-            return find_in(self.explorer.library.gathered(runs), self.baseline or None, self.metric, self.target)
-
-        found: Findings = await in_thread(self.analyses.kept, what, runs, made)
-        return found
+        return await in_thread(self.analyses.findings, runs, place.target, self.metric, self.baseline or None)
 
     async def _other_place(self, event: Any) -> None:
-        self.place, self.target, self.baseline = event.value, ("", ""), ANY_BASELINE
+        self.place.move(event.value)
+        self.baseline = ANY_BASELINE
         await self.show()
 
     async def _other(self, event: Any) -> None:
         chosen = [control.value for control in self.controls[1:]]
         # what the program itself set is no choice of the user's
-        if None not in chosen and chosen != [self.target, self.metric, self.baseline]:
-            self.target, self.metric, self.baseline = chosen
+        if None not in chosen and chosen != [self.place.target, self.metric, self.baseline]:
+            self.place.target, self.metric, self.baseline = chosen
             await self.show()
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from nicegui import run, ui
 
-from calf.report.results import ALIVE, FINISHED
+from calf.report.results import FINISHED, UNDER_WAY
+from calf.ui.addresses import split_ids
 from calf.ui.library import Unknown
 from calf.ui.pages.plots import keep_address, note
 from calf.ui.pages.report_tables import Tables
@@ -43,7 +44,7 @@ class RunsPage:
 
     def __init__(self, explorer: Explorer, query: Mapping[str, str]) -> None:
         self.explorer, self.library = explorer, explorer.library
-        self.chosen = [run.id for run in self.library.chosen([id for id in query.get("runs", "").split(",") if id])]
+        self.chosen = [run.id for run in self.library.chosen(split_ids(query.get("runs", "")))]
         self.curves, self.settings = Curves(explorer, query.get("curve", "")), Settings(explorer)
         self.tables = Tables(explorer, query, self._address)
         self.revision = -1
@@ -135,17 +136,17 @@ def row(one: Run) -> dict[str, Any]:
 def summary(runs: list[Run]) -> str:
     """How many runs are in which state, the finished first."""
     states = Counter(one.state for one in runs)
-    order = sorted(states, key=lambda state: (state != FINISHED, state not in ALIVE, state))
+    order = sorted(states, key=lambda state: (state != FINISHED, state not in UNDER_WAY, state))
     counted = ", ".join(f"{states[state]} {state}" for state in order)
     return f"{len(runs)} run{'' if len(runs) == 1 else 's'}" + (f": {counted}" if counted else "")
 
 
 def progress(runs: list[Run]) -> float | None:
-    """Share of the epochs done of the runs that are finished or at work; None where none is at work."""
-    if not any(one.state in ALIVE for one in runs):
+    """Share of the epochs done of the runs that are finished, at work or waiting; None where none is at work or waiting."""
+    if not any(one.state in UNDER_WAY for one in runs):
         return None
     done = {one.id: 1.0 for one in runs if one.finished}
     for one in runs:
-        if one.state in ALIVE:
+        if one.state in UNDER_WAY:
             done[one.id] = min((one.epoch or 0.0) / one.epochs, 1.0) if one.epochs else 0.0
     return sum(done.values()) / len(done)

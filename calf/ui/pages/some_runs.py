@@ -16,7 +16,7 @@ from calf.report.training import histories
 from calf.ui import curves
 from calf.ui.pages.plots import in_thread, note, plot, replace
 from calf.ui.pages.report_tables import draw
-from calf.ui.runs import Run, run_id
+from calf.ui.runs import Run
 from calf.ui.server import Explorer
 
 MOST_CURVES = 18  # that colours and dashes tell apart
@@ -108,13 +108,13 @@ def lines(runs: Sequence[Run], history: pd.DataFrame, column: str) -> dict[str, 
     """By label of a run its points (epoch, value), those that are finite numbers; runs without one are left out."""
     if column not in history:
         return {}
-    labels = {one.id: one.label for one in runs}
+    labels = {one.place: one.label for one in runs}
     found: dict[str, list[tuple[float, float]]] = {}
     for folder, own in history.groupby("folder", sort=False):
         values = zip(own["epoch"].tolist(), pd.to_numeric(own[column], errors="coerce").tolist(), strict=True)
         points = [(float(epoch), float(value)) for epoch, value in values if math.isfinite(value)]
         if points:
-            found[labels.get(run_id(str(folder)), str(folder))] = points
+            found[labels.get(str(folder), str(folder))] = points
     return found
 
 

@@ -28,13 +28,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from calf.report.volumes import Unreadable
+from calf.ui.addresses import split_ids
 from calf.ui.library import Unknown
 from calf.ui.networks import networks
 from calf.ui.pages.compare import colours
 from calf.ui.pages.plots import in_thread
 from calf.ui.predictions import DEVICES
+from calf.ui.render import MOST_RUNS
 from calf.ui.server import Explorer, case_routes, plain
-from calf.ui.trials import MOST_NETWORKS, Trial
+from calf.ui.trials import Trial
 from calf.ui.uploads import TooLarge
 from calf.ui.volumes import Cases
 
@@ -74,7 +76,7 @@ async def build(explorer: Explorer, query: Mapping[str, str]) -> None:
         "base": f"/api/try/{trial.id}",
         "networks": plain([network.public() for network in found]),
         "left_out": left_out,
-        "most": MOST_NETWORKS,
+        "most": MOST_RUNS,
         "devices": DEVICES,
         "limit": explorer.trials.limit_bytes,
         "colours": colours(),
@@ -116,7 +118,7 @@ def router(explorer: Explorer) -> APIRouter:
 
     @routes.post("/prediction")
     def predict(trial: str, runs: Annotated[str, Query(max_length=8000)], device: str = "auto") -> Response:
-        trials.get(trial).predict([id for id in runs.split(",") if id], device)
+        trials.get(trial).predict(split_ids(runs), device)
         return _state(trials.get(trial))
 
     @routes.delete("/prediction")

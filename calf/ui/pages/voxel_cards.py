@@ -8,10 +8,11 @@ from nicegui import ui
 
 from calf.report.volumes import Unreadable
 from calf.ui import curves
+from calf.ui.addresses import compare_address
 from calf.ui.analyses import Table
 from calf.ui.library import Unknown
 from calf.ui.measures import Sweep, sweep
-from calf.ui.pages.plots import compare_address, in_thread, note, plot, problem
+from calf.ui.pages.plots import in_thread, note, plot, problem
 from calf.ui.reliability import NUM_BINS, Reliability, mean_sweep, reliability
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _reliability(found: dict[str, Reliability]) -> None:
     if drawn:
         plot("reliability", curves.calibration(drawn), f"reliability diagram of {' and '.join(drawn)}")
         said = "; ".join(
-            f"{title}: {own.num_cases} cases, ECE of all voxels together {own.ece:.6f}" for title, own in drawn.items()
+            f"{title}: {own.num_cases} cases, ECE of all scored voxels together {own.ece:.6f}" for title, own in drawn.items()
         )
         note(f"{said}. Below the diagonal a run is too sure of foreground. Probabilities are kept in steps of 1/255.")
 
@@ -76,7 +77,7 @@ async def threshold(view: View, table: Table) -> None:
         note("None of these runs kept its probabilities (save_probabilities=true).")
         return
     first = next((id for side in view.sides for id in side if id in kept), next(iter(kept)))
-    names = table.names()
+    names = {str(id): str(name) for id, name in zip(table.cases["case_id"], table.cases["case"], strict=True)}
     with ui.row().classes("gap-3"):
         runs = ui.select(kept, label="run", value=first).props("dense outlined").classes("min-w-64")
         cases = ui.select({}, label="case").props("dense outlined").classes("min-w-48")

@@ -123,7 +123,7 @@ export class Panels {
       const value = dice(panel.id);
       panel.slice.textContent = value === undefined ? "" : `slice ${rounded(value, 3)}`;
       panel.slice.title =
-        value === null ? "undefined: neither truth nor prediction in this slice" : `Dice of this slice: ${value ?? ""}`;
+        value === null ? "undefined: neither truth nor prediction in what was scored of this slice" : `Dice of this slice: ${value ?? ""}`;
     }
   }
 }
