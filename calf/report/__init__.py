@@ -16,9 +16,9 @@ from rich.console import Console
 from calf.files import write_json, write_text
 from calf.report import challenger
 from calf.report.findings import Findings, find
+from calf.report.friedman import friedman_table
 from calf.report.latex import latex
 from calf.report.published import Beside, read_published, set_beside
-from calf.report.ranks import friedman_table
 from calf.report.reading import DATA_BYTES, read_json
 from calf.report.tables import markdown, terminal
 

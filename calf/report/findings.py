@@ -13,9 +13,10 @@ from calf.report import training
 from calf.report.brats import has_empty_references, ruled, under_brats_rule
 from calf.report.cells import of_data_set, separate
 from calf.report.checks import check_comparable, notes
+from calf.report.friedman import Friedman, friedman
 from calf.report.limits import training_limits
 from calf.report.marks import candidates
-from calf.report.ranks import Friedman, friedman, kendall_tau, ranks
+from calf.report.ranks import kendall_tau, ranks
 from calf.report.results import FINISHED, Gathered, gather
 from calf.report.statistics import compare
 from calf.report.strata import strata
@@ -86,7 +87,7 @@ class Findings:
     """What is known of the runs below a folder.
 
     ``history``: the rows of their history.csv. ``ranks`` and ``friedman``: of the declared metric, what
-    :func:`calf.report.ranks.ranks` and :func:`calf.report.ranks.friedman` give of all tables.
+    :func:`calf.report.ranks.ranks` and :func:`calf.report.friedman.friedman` give of all tables.
     """
 
     gathered: Gathered

@@ -11,7 +11,7 @@ import pandas as pd
 
 from calf.metrics.scores import LOWER_IS_BETTER, UNRANKED
 from calf.report.findings import Block, Findings, Row
-from calf.report.ranks import Friedman
+from calf.report.friedman import Friedman
 from calf.report.resampling import LEVEL
 from calf.report.summary import COUNTED
 

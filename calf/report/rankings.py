@@ -10,8 +10,9 @@ from matplotlib import rc_context
 from calf.page import COLOURS, INK, STYLE
 from calf.report.drawing import ROW, Drawn, axes, names, ordered, slug
 from calf.report.findings import Block, Findings
+from calf.report.friedman import Friedman
 from calf.report.grids import heading, p_value
-from calf.report.ranks import Friedman, rank_distribution
+from calf.report.ranks import rank_distribution
 
 WRITTEN = 14  # rows from which on shares are shades alone
 

@@ -12,9 +12,10 @@ from matplotlib.colors import to_hex
 
 from calf.report.figures import differences
 from calf.report.findings import find
+from calf.report.friedman import friedman, friedman_table
 from calf.report.grids import best, comparisons
 from calf.report.marks import ALONE, ELSEWHERE
-from calf.report.ranks import friedman, friedman_table, ranks
+from calf.report.ranks import ranks
 from calf.report.resampling import EXACT_UP_TO, holm, least_p, max_t_p, sign_flip_p
 from calf.report.statistics import compare
 from calf.report.summary import summarise

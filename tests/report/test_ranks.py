@@ -9,9 +9,10 @@ import pytest
 import scipy.stats
 
 from calf.report.findings import find
+from calf.report.friedman import friedman, friedman_table
 from calf.report.latex import latex
 from calf.report.rankings import stability
-from calf.report.ranks import friedman, friedman_table, kendall_tau, rank_distribution, ranks
+from calf.report.ranks import kendall_tau, rank_distribution, ranks
 from calf.report.tables import markdown
 from calf.report.units import same_patients
 from tests.report.table import NAN, of, pooled, rows
