@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> float:
     Returns the primary metric on the validation data, of the checkpoint that was tested: a search by it leaves the test alone.
     """
     try:
-        _check_sweep()
+        check_sweep()
         planned = plan(cfg)
         if not planned.finished:
             # refuse their options before data are prepared and a folder is made
@@ -55,12 +55,13 @@ def run(cfg: DictConfig) -> float:
     return planned.objective
 
 
-def _check_sweep() -> None:
+def check_sweep() -> None:
     """An experiment whose losses stand in a sweep would else train the defaults where ``-m`` was forgotten."""
     hydra = HydraConfig.get()
     given = {override.lstrip("+").partition("=")[0] for override in hydra.overrides.task}
     swept = dict(hydra.sweeper.get("params") or {})
-    if missing := [f"{key}={value}" for key, value in swept.items() if key.lstrip("+") not in given]:
+    # loss=dice serves in the place of +experiments/<question>/loss=dice, too
+    if missing := [f"{key}={value}" for key, value in swept.items() if not {key.lstrip("+"), key.rpartition("/")[2]} & given]:
         raise ValueError(
             f"this is a sweep over {' '.join(missing)}: start it with `train.py -m`, or give each of these one value"
         )

@@ -61,6 +61,15 @@ def test_bad_options_are_named_and_leave_no_run(place, monkeypatch, capfd, overr
     assert not list((place / "runs" / "bad").rglob("result.json"))
 
 
+def test_one_cell_of_a_sweep_runs_without_it(composed):
+    cell = ["+experiments/calf_models/network=fpn", "+experiments/calf_models=run"]
+    composed(*cell, "loss=dice")
+    run.check_sweep()
+    composed(*cell)
+    with pytest.raises(ValueError, match=r"a sweep over \+experiments/calf_table1/loss=bce,.*: start it with `train.py -m`"):
+        run.check_sweep()
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -139,7 +139,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         names = {noun: str(config["names"][noun]) for noun in ("dataset", "model", "loss")}
         run = names | {"seed": _seed(int(config["seed"])), "fold": _fold(config["fold"]), "protocol": _protocol(config)}
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, *UNREADABLE) as reason:
-        raise ValueError(f"config.yaml: expected the configuration of a run ({reason!r})") from reason
+        words = " ".join(str(reason).split()) if isinstance(reason, yaml.YAMLError) else repr(reason)
+        raise ValueError(f"config.yaml: expected the configuration of a run ({words})") from reason
     return {key: value for key, value in _flat(config).items() if not run_only(key)}, run
 
 
