@@ -27,7 +27,7 @@ import scipy.stats
 from rich.console import Console
 from rich.table import Table
 
-from calf.report.ranks import chi_square, permutation_p
+from calf.report.friedman import chi_square, permutation_p
 from calf.report.resampling import LEVEL, clustered_interval, holm, max_t_p, resamples, sign_flip_p
 from calf.report.units import Floats, Indices, nanratio, patient_sums
 
