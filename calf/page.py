@@ -201,8 +201,8 @@ p { margin: .5rem 0; max-width: 50rem }
 .lead, .small, figcaption, .from { color: var(--dim) }
 .lead { overflow-wrap: anywhere }
 .small, figcaption, .from { font-size: .87rem }
-nav { margin: .8rem 0; font-size: .9rem }
-nav a { color: var(--mark); margin-right: 1rem; white-space: nowrap }
+nav { display: flex; flex-wrap: wrap; gap: 0 1rem; margin: .8rem 0; font-size: .9rem }
+nav a { color: var(--mark) }
 .facts { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; padding: 0; list-style: none }
 .facts li { background: var(--tint); border-radius: 6px; padding: .5rem .9rem; min-width: 8rem }
 .facts b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums }

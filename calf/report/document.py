@@ -15,6 +15,7 @@ from calf.report.further import further
 from calf.report.grids import Cell, Grid, comparisons, cost, friedman, incomplete, provenance, rested_on, scores, versions
 from calf.report.panels import Panel
 from calf.report.published import Beside
+from calf.report.units import same_patients
 
 FOLDED = 12  # rows from which on a table that is no result is folded
 LONG = 60  # those from which on one of results is
@@ -39,7 +40,7 @@ def document(
         published: figures of them.
     """
     finished = found.gathered.finished
-    sections = [Section("At a glance", [Facts(_facts(found))])]
+    sections = [Section("At a glance", [Facts(facts_of(found))])]
     if found.notes:
         sections.append(Section("Notes", [_points(found.notes)]))
     for block, (figures, panels) in zip(found.blocks, of_block, strict=True):
@@ -64,13 +65,15 @@ def document(
     return Page(found.title, words.lead(found), sections)
 
 
-def _facts(found: Findings) -> list[tuple[str, str]]:
+def facts_of(found: Findings) -> list[tuple[str, str]]:
+    """What a report is made of, in numbers; a patient whom several data sets share (``same_patients``) is counted once."""
     runs, finished, cases = found.gathered.runs, found.gathered.finished, found.gathered.cases
     scored = cases[cases["protocol"] == "per_case"]
     facts = [(f"{len(finished)} of {len(runs)}", "runs finished")]
     if not scored.empty:
         facts.append((str(len(scored.drop_duplicates(["dataset", "case"]))), "cases scored"))
-        facts.append((str(len(scored.drop_duplicates(["dataset", "patient"]))), "patients"))
+        persons = scored.assign(first=scored["dataset"].map(same_patients(scored)))
+        facts.append((str(len(persons.drop_duplicates(["first", "patient"]))), "patients"))
     for column, one, many in (("loss", "loss", "losses"), ("model", "network", "networks"), ("seed", "seed", "seeds")):
         number = finished[column].nunique()
         facts.append((str(number), one if number == 1 else many))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from calf.cli import app
 from calf.metrics.protocol import CASE_COLUMNS, PerCase
+from calf.report.document import facts_of
 from calf.report.findings import find
 from calf.report.rankings import critical_differences
 
@@ -125,6 +127,15 @@ def test_every_figure_is_there_as_pdf_and_png_and_shows_something(out):
         shades = np.asarray(Image.open(path).convert("L"))
         assert shades.std() > 5, path.name
     assert all(path.read_bytes().startswith(b"%PDF") for path in (out / "figures").glob("*.pdf"))
+
+
+def test_a_patient_of_two_preparations_is_counted_once(study):
+    found = find(study)
+    assert ("16", "patients") in facts_of(found)
+    cases = found.gathered.cases.replace({"dataset": {"liver": "brain[preparation.plane=coronal]"}})
+    alike = replace(found, gathered=replace(found.gathered, cases=cases))
+    assert ("8", "patients") in facts_of(alike)
+    assert ("16", "cases scored") in facts_of(alike)
 
 
 def test_numbers_of_the_page_are_those_of_the_cases(out):
